@@ -1,0 +1,50 @@
+"""Joint processes: several quantities diffuse together, each by its own process, seen by one network."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from diffkit.core.process import Gaussian, Law
+
+
+class Joint(Mapping[str, Gaussian]):
+    """Leaves by name, ``Joint({"x": VP(), "adj": VE()})``; every method maps over them.
+
+    Independent given x0: the coupling is what the network learns.
+    """
+
+    def __init__(self, leaves: Mapping[str, Gaussian]):
+        if not leaves:
+            raise ValueError("a joint process needs at least one leaf.")
+        self._leaves = dict(leaves)
+
+    def __getitem__(self, name: str) -> Gaussian:
+        return self._leaves[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    def corrupt(
+        self, x0: Mapping[str, Tensor], t: Tensor, *, y: Any = None, noise: Any = None
+    ) -> dict[str, Tensor]:
+        """x_t of every leaf at the same time; see :meth:`Gaussian.corrupt`."""
+        return {
+            name: process.corrupt(x0[name], t, y=_leaf(y, name), noise=_leaf(noise, name))
+            for name, process in self.items()
+        }
+
+    def posterior(self, x: Any, x0: Any, t: Tensor, u: Tensor, *, y: Any = None) -> dict[str, Law]:
+        """The law of every leaf at u <= t; see :meth:`Gaussian.posterior`."""
+        return {name: p.posterior(x[name], x0[name], t, u, y=_leaf(y, name)) for name, p in self.items()}
+
+    def prior(self, like: Any, *, y: Any = None, t: float = 1.0) -> dict[str, Law]:
+        """The law that sampling starts from, leaf by leaf."""
+        return {name: p.prior(like[name], y=_leaf(y, name), t=t) for name, p in self.items()}
+
+
+def _leaf(value: Any, name: str) -> Any:
+    return None if value is None else value.get(name)

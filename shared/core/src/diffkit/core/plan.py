@@ -1,0 +1,245 @@
+r"""A solver is a table, and one loop runs it.
+
+Every method that is linear in (state, past predictions, noise) is a general linear method (Butcher 2006).
+With memory m, of which slot 0 is the state, row k says
+
+    x = U[k] m             where to evaluate
+    d = D(x, t[k])         the denoiser, E[x0 | x_t]
+    m = V[k] m + B[k] d + C[k] z
+
+An author writes rows in the notation of the paper, with linear combinations of named vectors:
+
+    x, d, z = vectors("x d z")
+    Step(t, at=x, carry=(x * (s_u / s_t) + d * (a_u - a_t * s_u / s_t),))
+
+Tables can be searched, inverted, compiled and compared, and a wrong weight shows as a wrong order.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from diffkit.core.types import Denoiser, Draw, leaves
+
+
+@dataclass(frozen=True)
+class Lin:
+    """A linear combination of a plan's memory slots, the prediction d and the noise z."""
+
+    weights: tuple[float, ...]
+
+    def __add__(self, other: "Lin") -> "Lin":
+        return Lin(tuple(p + q for p, q in zip(self.weights, other.weights, strict=True)))
+
+    def __sub__(self, other: "Lin") -> "Lin":
+        return self + other * -1.0
+
+    def __mul__(self, factor: float) -> "Lin":
+        return Lin(tuple(factor * w for w in self.weights))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "Lin":
+        return self * (1 / divisor)
+
+
+def vectors(names: str) -> tuple[Lin, ...]:
+    """Unit vectors for names like ``"x old d z"``: memory slots first, then d and z."""
+    words = names.split()
+    if len(words) < 3 or words[-2:] != ["d", "z"]:
+        raise ValueError(f"name the memory, then d and z, as in 'x old d z'; got {names!r}.")
+    return tuple(Lin(tuple(float(i == k) for i in range(len(words)))) for k in range(len(words)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation: at time ``t``, at the point ``at``, after which memory is ``carry``."""
+
+    t: float
+    at: Lin
+    carry: tuple[Lin, ...]
+
+
+Terms: TypeAlias = tuple[tuple[int, float], ...]
+
+
+class Row(NamedTuple):
+    """A row of a plan as (slot, weight) pairs without the zeros; slots n and n + 1 are d and z."""
+
+    at: Terms
+    carry: tuple[Terms, ...]
+    noisy: bool
+
+
+def _terms(weights: Iterable[float]) -> Terms:
+    return tuple((i, w) for i, w in enumerate(weights) if w != 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A tabulated method: times ``t`` ``[rows]``, ``U`` ``[rows, slots]``, ``V`` ``[rows, slots, slots]``,
+    ``B`` and ``C`` ``[rows, slots]``, all float64 on the CPU.
+
+    ValueError if a coefficient is not finite.
+    """
+
+    t: Tensor
+    U: Tensor
+    V: Tensor
+    B: Tensor
+    C: Tensor
+    rows: tuple[Row, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not all(bool(torch.isfinite(table).all()) for table in (self.t, self.U, self.V, self.B, self.C)):
+            raise ValueError("the plan has coefficients that are not finite: a step is degenerate on this grid.")
+        sources = torch.cat([self.V, self.B[..., None], self.C[..., None]], -1).tolist()
+        rows = tuple(
+            Row(_terms(at), tuple(_terms(slot) for slot in carry), any(slot[-1] != 0 for slot in carry))
+            for at, carry in zip(self.U.tolist(), sources, strict=True)
+        )
+        object.__setattr__(self, "rows", rows)
+
+    @property
+    def slots(self) -> int:
+        """How many states the method carries."""
+        return self.U.shape[1]
+
+    @property
+    def nfe(self) -> int:
+        """Network calls: one for each row."""
+        return len(self.t)
+
+    def __getitem__(self, rows: slice) -> "Plan":
+        """The plan of some of the rows, to go on from saved memory."""
+        return Plan(*(table[rows] for table in (self.t, self.U, self.V, self.B, self.C)))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any row draws noise."""
+        return any(row.noisy for row in self.rows)
+
+
+def tabulate(steps: Iterable[Step]) -> Plan:
+    """The plan of an author's steps."""
+    steps = list(steps)
+    if not steps:
+        raise ValueError("a plan needs at least one step.")
+    at = torch.tensor([step.at.weights for step in steps], dtype=torch.float64)
+    carry = torch.tensor([[slot.weights for slot in step.carry] for step in steps], dtype=torch.float64)
+    if bool(at[:, -2:].any()):
+        raise ValueError("a step is evaluated at a combination of memory alone, before d and z exist.")
+    t = torch.tensor([step.t for step in steps], dtype=torch.float64)
+    return Plan(t, at[:, :-2], carry[:, :, :-2], carry[:, :, -2], carry[:, :, -1])
+
+
+class Frame(NamedTuple):
+    """What :func:`walk` shows of a row: its index and time, the point, the prediction, memory after it."""
+
+    step: int
+    t: float
+    x: Any
+    x0: Any
+    memory: list[Any]
+
+
+Between: TypeAlias = Callable[[int, list[Any]], list[Any]]
+"""``(step, memory) -> memory``, called after every row: steering permutes or edits the explicit memory."""
+
+
+def _no_noise(step: int, like: Any) -> Any:
+    raise ValueError("this plan draws noise: pass draw=Seeds(...) to say from which seeds.")
+
+
+def _combine(terms: Terms, values: list[Any]) -> Tensor | None:
+    """The weighted sum of ``values``, of which None is zero; a lone weight of 1 costs nothing."""
+    total: Tensor | None = None
+    for slot, weight in terms:
+        value = values[slot]
+        if value is None:
+            continue
+        if total is None:
+            total = value if weight == 1.0 else value * weight
+        else:
+            total = torch.add(total, value, alpha=weight)
+    return total
+
+
+def _mix(terms: Any, values: list[Any]) -> Any:
+    if isinstance(terms, tuple):
+        return _combine(terms, values)
+    mixed = {n: _combine(part, [None if v is None else v[n] for v in values]) for n, part in terms.items()}
+    return None if all(part is None for part in mixed.values()) else mixed
+
+
+def _joint(plans: Mapping[str, Plan]) -> tuple[Tensor, tuple[Row, ...], int]:
+    """Rows of several leaves as one: terms become mappings of terms."""
+    first = next(iter(plans.values()))
+    for name, plan in plans.items():
+        if plan.slots != first.slots or not torch.equal(plan.t, first.t):
+            raise ValueError(f"leaf {name!r} is evaluated at other times: joint states need a solver on grid times.")
+    rows = tuple(
+        Row(
+            {n: p.rows[k].at for n, p in plans.items()},  # type: ignore[arg-type]
+            tuple({n: p.rows[k].carry[i] for n, p in plans.items()} for i in range(first.slots)),  # type: ignore[misc]
+            any(p.rows[k].noisy for p in plans.values()),
+        )
+        for k in range(first.nfe)
+    )
+    return first.t, rows, first.slots
+
+
+def integrate(
+    denoise: Denoiser,
+    x: Any,
+    plan: Plan | Mapping[str, Plan],
+    *,
+    draw: Draw = _no_noise,
+    between: Between | None = None,
+    memory: list[Any] | None = None,
+) -> Any:
+    """Run a plan from the state ``x`` and return the state at its end.
+
+    Args:
+        denoise: ``(x_t, t) -> E[x0 | x_t]``, with ``t`` a float64 scalar on the device of ``x``.
+        x: the state at the first time of the grid, ``[batch, ...]``, or a mapping of leaves.
+        plan: of a solver; a mapping of plans, one for each leaf, for joint states.
+        draw: noise for the rows that want it, keyed by row.
+        between: edits memory after each row.
+        memory: all slots at the start instead of ``x`` alone, to go on after some rows; None is zero.
+
+    Nothing here waits for the device; the loop unrolls under ``torch.compile(fullgraph=True)``.
+    """
+    times, rows, slots = _prepare(x, plan)
+    memory = [x] + [None] * (slots - 1) if memory is None else memory
+    for k, row in enumerate(rows):
+        point = _mix(row.at, memory)
+        values = [*memory, denoise(point, times[k]), draw(k, point) if row.noisy else None]
+        memory = [_mix(terms, values) for terms in row.carry]
+        if between is not None:
+            memory = between(k, memory)
+    return memory[0]
+
+
+def walk(
+    denoise: Denoiser, x: Any, plan: Plan | Mapping[str, Plan], *, draw: Draw = _no_noise
+) -> Iterator[Frame]:
+    """The loop of :func:`integrate` as a generator of frames, for pictures, previews and progress."""
+    times, rows, slots = _prepare(x, plan)
+    memory: list[Any] = [x] + [None] * (slots - 1)
+    for k, row in enumerate(rows):
+        point = _mix(row.at, memory)
+        d = denoise(point, times[k])
+        values = [*memory, d, draw(k, point) if row.noisy else None]
+        memory = [_mix(terms, values) for terms in row.carry]
+        yield Frame(k, float(times[k]), point, d, memory)
+
+
+def _prepare(x: Any, plan: Plan | Mapping[str, Plan]) -> tuple[tuple[Tensor, ...], tuple[Row, ...], int]:
+    t, rows, slots = (plan.t, plan.rows, plan.slots) if isinstance(plan, Plan) else _joint(plan)
+    device = leaves(x)[0].device
+    t = t.to(device, torch.float32) if device.type == "mps" else t.to(device)
+    return t.unbind(), rows, slots

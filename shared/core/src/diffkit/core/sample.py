@@ -1,0 +1,103 @@
+"""Sampling in one call: the start from the prior, the plan, the loop."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.core.grid import Grid, Schedule, resolve, uniform
+from diffkit.core.joint import Joint
+from diffkit.core.noise import NoiseLaw, Seeds, normal
+from diffkit.core.plan import Between, Plan, integrate
+from diffkit.core.predict import anchor
+from diffkit.core.process import Gaussian, Process
+from diffkit.core.solvers import Solver, ddim
+from diffkit.core.types import Denoiser, Draw, expand_as, leaves
+
+
+def plan_for(solver: Solver, process: Gaussian | Joint, grid: Grid | Schedule) -> Plan | dict[str, Plan]:
+    """The plan of a process, or one for each leaf of a joint process on the same times."""
+    if isinstance(process, Joint):
+        times = resolve(grid, next(iter(process.values())))
+        return {name: solver(leaf, times) for name, leaf in process.items()}
+    return solver(process, resolve(grid, process))
+
+
+def start(process: Gaussian | Joint, like: Any, draw: Draw, *, y: Any = None, t: float = 1.0) -> Any:
+    """A draw of the prior at time ``t``, shaped as ``like``."""
+    law = process.prior(like, y=y, t=t)
+    noise = draw(-1, like)
+    if isinstance(process, Joint):
+        return {name: law[name].sample(noise[name]) for name in process}
+    return law.sample(noise)
+
+
+def sample(
+    denoise: Denoiser,
+    process: Gaussian | Joint,
+    like: Any,
+    *,
+    y: Any = None,
+    solver: Solver | None = None,
+    grid: Grid | Schedule | None = None,
+    seeds: Sequence[int] | None = None,
+    law: NoiseLaw | Mapping[str, NoiseLaw] = normal,
+    between: Between | None = None,
+) -> Any:
+    """Draw x0 by integrating from the prior to the end of ``grid``.
+
+    Args:
+        denoise: ``(x_t, t) -> E[x0 | x_t]`` in x; see :func:`diffkit.core.predict.wrap`.
+        process: what the denoiser was trained on.
+        like: a state whose shape, dtype and device the samples take, or a shape ``(batch, ...)``.
+        y: the anchor of a bridge, of the shape of ``like``.
+        solver: :func:`~diffkit.core.solvers.ddim` by default.
+        grid: 20 uniform steps by default; one that starts below 1 is a warm start from the anchor.
+        seeds: one for each sample, which is a function of its own seed alone; random by default.
+        law: of the noise.
+        between: see :func:`~diffkit.core.plan.integrate`.
+
+    Raises:
+        FloatingPointError: if the result is not finite.
+    """
+    if isinstance(like, (tuple, torch.Size)):
+        like = torch.empty(like)
+    first = leaves(like)[0]
+    chosen = [secrets.randbits(40) for _ in range(len(first))] if seeds is None else list(seeds)
+    draw = Seeds(chosen, law)
+    leading = next(iter(process.values())) if isinstance(process, Joint) else process
+    times = resolve(uniform(20) if grid is None else grid, leading)
+    plan = plan_for(solver or ddim(), process, times)
+    x = start(process, like, draw, y=y, t=float(times[0]))
+    if y is None:
+        out = integrate(denoise, x, plan, draw=draw, between=between)
+    elif isinstance(process, Joint):
+        raise ValueError("a joint process has no anchor yet: condition its network by closing over y.")
+    else:
+        z = x - expand_as(process.b(times[0]), x) * y
+        z = integrate(anchor(denoise, process, y), z, plan, draw=draw, between=between)
+        out = z + expand_as(process.b(times[-1]), z) * y
+    if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(out)):
+        raise FloatingPointError("sampling gave values that are not finite: the network or the grid is at fault.")
+    return out
+
+
+def ancestral(
+    process: Process, denoise: Denoiser, x: Any, grid: Grid, *, draw: Draw, y: Any = None
+) -> Any:
+    """Draw x_u from ``process.posterior`` at every step: for any process, linear or not.
+
+    For Gaussian processes ``ddim(eta=1)`` is the same sampler as a plan.
+    """
+    times = grid.to(leaves(x)[0].device)
+    for k in range(len(times) - 1):
+        t, u = times[k], times[k + 1]
+        law = process.posterior(x, denoise(x, t), t, u, y=y)
+        noise = draw(k, x)
+        x = law.sample(noise) if isinstance(x, Tensor) else {n: law[n].sample(noise[n]) for n in x}
+    return x
+
+
+

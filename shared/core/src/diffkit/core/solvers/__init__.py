@@ -1,0 +1,39 @@
+"""Solvers: functions ``(process, grid) -> Plan``, one family to a file.
+
+>>> plan = adams(2)(VP(), uniform(20))
+"""
+
+from collections.abc import Callable
+
+from diffkit.core.solvers.adams import adams
+from diffkit.core.solvers.base import Solver
+from diffkit.core.solvers.ddim import ddim
+from diffkit.core.solvers.dpmpp import dpmpp_2m, dpmpp_3m, dpmpp_sde
+from diffkit.core.solvers.heun import heun
+from diffkit.core.solvers.langevin import predictor_corrector
+from diffkit.core.solvers.singlestep import dpm_solver
+
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "ddim": ddim,
+    "ancestral": lambda: ddim(eta=1.0),
+    "adams": adams,
+    "heun": heun,
+    "dpm_solver": dpm_solver,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_3m": dpmpp_3m,
+    "dpmpp_sde": dpmpp_sde,
+}
+"""Every solver by its name on a command line."""
+
+__all__ = [
+    "SOLVERS",
+    "Solver",
+    "adams",
+    "ddim",
+    "dpm_solver",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_sde",
+    "heun",
+    "predictor_corrector",
+]

@@ -1,0 +1,138 @@
+"""The laws that every process, solver and domain obeys, as functions to call from a test.
+
+They raise AssertionError with the measured number. Ground truth is a Gaussian mixture, whose denoiser and
+flow are known (:class:`diffkit.core.mixture.Mixture`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.core.mixture import Mixture
+from diffkit.core.plan import integrate
+from diffkit.core.process import Gaussian
+from diffkit.core.solvers import Solver
+
+_REFERENCE = Mixture.reference()
+
+
+def check_marginal(
+    process: Gaussian, *, t: float = 0.8, u: float = 0.3, count: int = 200_000, seed: int = 0
+) -> None:
+    """Law 1: a draw of ``posterior(corrupt(x0, t), x0, t, u)`` has the law of ``corrupt(x0, u)``.
+
+    x0, y are fixed; the mean is tested within 5 standard errors and the variance likewise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x0, y = torch.full((count,), 0.7, dtype=torch.float64), torch.full((count,), -0.4, dtype=torch.float64)
+
+    def noise() -> Tensor:
+        return torch.randn(count, generator=generator, dtype=torch.float64)
+
+    time, earlier = torch.tensor(t), torch.tensor(u)
+    x_t = process.corrupt(x0, time, y=y, noise=noise())
+    x_u = process.posterior(x_t, x0, time, earlier, y=y).sample(noise())
+    law = process.marginal(x0, earlier, y=y)
+    std = float(law.std)
+    off = abs(float(x_u.mean() - law.mean[0])) / (std / math.sqrt(count))
+    spread = abs(float(x_u.var() / std**2) - 1) / math.sqrt(2 / count)
+    assert off < 5, f"{process}: the posterior's mean is off by {off:.1f} standard errors at {u}"
+    assert spread < 5, f"{process}: the posterior's variance is off by {spread:.1f} standard errors at {u}"
+
+
+def check_correlation(process: Gaussian, *, times: Sequence[float] = (0.9, 0.6, 0.3, 0.1)) -> None:
+    """rho lies in [0, 1], is 1 at equal times, and composes: rho(t, r) = rho(t, u) rho(u, r)."""
+    for t in times:
+        assert abs(float(process.rho(t, t)) - 1) < 1e-12
+    for t, u, r in zip(times, times[1:], times[2:], strict=False):
+        whole, parts = float(process.rho(t, r)), float(process.rho(t, u) * process.rho(u, r))
+        assert 0 <= whole <= 1 and abs(whole - parts) < 1e-10, f"{process}: rho{t, r} = {whole}, parts {parts}"
+
+
+@cache
+def flow(process: Gaussian, mixture: Mixture, lam: tuple[float, float], count: int = 17) -> tuple[Tensor, Tensor]:
+    """The exact probability flow of the mixture between two values of lambda, from ``count`` start points.
+
+    Returns z at its start and end, ``[count, 1]``. With w = z/s the flow is dw/dlambda = e^lambda D, which is
+    smooth even where a tabulated schedule is not; an adaptive eighth-order method at rtol 1e-12.
+    """
+    from scipy.integrate import solve_ivp
+
+    def field(level: float, flat: Any) -> Any:
+        t = process.time(level)
+        z = torch.as_tensor(flat)[:, None] * process.s(t)
+        return math.exp(level) * mixture.denoise(process, z, t)[:, 0].numpy()
+
+    first, last = process.time(torch.tensor(lam, dtype=torch.float64))
+    width = (process.a(first).square() + process.s(first).square()).sqrt()
+    z = torch.linspace(-1.5, 1.5, count, dtype=torch.float64)[:, None] * width
+    path = solve_ivp(field, lam, (z[:, 0] / process.s(first)).numpy(), "DOP853", rtol=1e-12, atol=1e-13)
+    return z, torch.as_tensor(path.y[:, -1:]) * process.s(last)
+
+
+def graded(process: Gaussian, steps: int, lam: tuple[float, float], halvings: int) -> Tensor:
+    """``steps`` steps equal in lambda, the first halved ``halvings`` times.
+
+    A multistep method starts itself with a step of low order; here that step is tiny, so what is measured is
+    the method and not its start.
+    """
+    h = (lam[1] - lam[0]) / steps
+    ramp = [lam[0]] + [lam[0] + h * 2.0 ** (k - halvings) for k in range(halvings)]
+    return process.time(torch.tensor(ramp + [lam[0] + h * (k + 1) for k in range(steps)], dtype=torch.float64))
+
+
+def measured_order(
+    solver: Solver,
+    process: Gaussian,
+    *,
+    mixture: Mixture | None = None,
+    steps: tuple[int, int] = (40, 80),
+    lam: tuple[float, float] = (-1.5, 2.0),
+    halvings: int = 12,
+) -> float:
+    """The slope of log error against log step on the mixture's flow between two values of lambda (law 2).
+
+    The error is the largest over 17 start points. The range is cut to what the process reaches.
+    """
+    mixture = mixture or _REFERENCE
+    ends = process.lam(torch.tensor([0.999, 0.001], dtype=torch.float64)).tolist()
+    lam = (max(lam[0], ends[0]), min(lam[1], ends[1]))
+    z, truth = flow(process, mixture, lam)
+    errors: list[float] = []
+    for n in steps:
+        plan = solver(process, graded(process, n, lam, halvings))
+        end = integrate(lambda x, t: mixture.denoise(process, x, t), z, plan)
+        errors.append(float((end - truth).abs().max()))
+    return math.log(errors[0] / errors[1]) / math.log(steps[1] / steps[0])
+
+
+def check_order(solver: Solver, process: Gaussian, *, tolerance: float = 0.15, **options: Any) -> None:
+    """Law 2: the measured order is the declared one, or better."""
+    slope = measured_order(solver, process, **options)
+    assert slope > solver.order - tolerance, f"{solver.name} on {process}: order {slope:.2f}, not {solver.order}"
+
+
+def check_seeds(draw_samples: Callable[[Sequence[int]], Tensor], *, atol: float = 1e-5) -> None:
+    """Law 5: sample i of a batch is the sample of a batch of one with its seed."""
+    together = draw_samples([11, 12, 13])
+    for i, seed in enumerate((11, 12, 13)):
+        alone = draw_samples([seed])
+        gap = float((together[i : i + 1] - alone).abs().max())
+        assert gap <= atol, f"sample {i} of the batch differs by {gap} from the batch of one"
+
+
+def check_compiles(fn: Callable[..., Tensor], first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
+    """Law 7: ``fn`` compiles without a graph break, once for two sets of arguments, and computes the same."""
+    import torch._dynamo as dynamo
+    from torch._dynamo.testing import CompileCounter
+
+    dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(fn, backend=counter, fullgraph=True)
+    for arguments in (first, second):
+        torch.testing.assert_close(compiled(*arguments), fn(*arguments))
+    assert counter.frame_count == 1, f"{counter.frame_count} compilations for two seeds"

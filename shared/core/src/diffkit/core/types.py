@@ -1,0 +1,53 @@
+"""The words that every floor speaks: states, denoisers, and maps over the leaves of a state.
+
+A *state* is one tensor, or a mapping of named tensors (its *leaves*) when several quantities diffuse
+together, such as node features and an adjacency matrix. The first axis of every leaf is the batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = Tensor | Mapping[str, Tensor]
+"""One tensor ``[batch, ...]``, or a mapping of such tensors."""
+
+Denoiser: TypeAlias = Callable[[Any, Tensor], Any]
+"""``(x_t, t) -> E[x0 | x_t]``; ``t`` is a scalar or ``[batch]`` tensor in [0, 1], 0 is data."""
+
+Guide: TypeAlias = Callable[[Denoiser], Denoiser]
+"""A decorator of denoisers, such as classifier-free guidance."""
+
+Draw: TypeAlias = Callable[[int, Any], Any]
+"""``(step, like) -> noise`` shaped as ``like``; a pure function of its own seeds and ``step``."""
+
+
+def map_leaves(fn: Callable[..., Tensor], state: Any, *others: Any) -> Any:
+    """Apply ``fn`` to every leaf of ``state`` (and the leaves of the same name in ``others``).
+
+    An argument in ``others`` that is no mapping is passed to every leaf as it is.
+    """
+    if isinstance(state, Tensor):
+        return fn(state, *others)
+    return {
+        name: fn(leaf, *(other[name] if isinstance(other, Mapping) else other for other in others))
+        for name, leaf in state.items()
+    }
+
+
+def leaves(state: Any) -> list[Tensor]:
+    """The tensors of a state, in its own order."""
+    return [state] if isinstance(state, Tensor) else list(state.values())
+
+
+def expand_as(value: Tensor, like: Tensor) -> Tensor:
+    """A scalar or ``[batch]`` coefficient in the dtype and on the device of ``like``, ready to multiply it."""
+    value = value.to(device=like.device, dtype=like.dtype)
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
+
+
+def float64(t: Tensor | float) -> Tensor:
+    """``t`` in float64, or float32 on a device that has none (MPS)."""
+    t = torch.as_tensor(t)
+    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
