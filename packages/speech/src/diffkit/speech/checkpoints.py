@@ -1,0 +1,86 @@
+"""What a speech checkpoint holds: a network, its process, its transform and its task."""
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffkit.core import checkpoint, predict
+from diffkit.core.process import Gaussian
+from diffkit.speech.spectrum import Spectrum
+
+EMBEDDED = Path(__file__).parent / "pretrained"
+TASKS = ("enhance", "dereverb")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint. ``name`` is its folder's; ``config`` the whole ``config.json``."""
+
+    name: str
+    network: nn.Module
+    process: Gaussian
+    spectrum: Spectrum
+    target: str
+    config: dict[str, Any]
+
+
+def save(folder: str | Path, task: Any, kind: str, card: str, sampling: dict[str, Any] | None = None) -> Path:
+    """Write the network of a :class:`~diffkit.speech.task.SpeechTask` for ``kind`` of :data:`TASKS`.
+
+    ``sampling`` are the solver and steps that serve it best.
+    """
+    config = {
+        "task": kind,
+        "network": checkpoint.describe(task.network, **task.network.arguments),
+        "process": checkpoint.describe(task.process),
+        "spectrum": checkpoint.describe(task.spectrum),
+        "target": next(name for name, target in predict.TARGETS.items() if target is task.target),
+        "sampling": sampling or {"solver": "ancestral", "steps": 1},
+        "diffkit-speech": metadata.version("diffkit-speech"),
+    }
+    return checkpoint.save(folder, task.network, config, card)
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
+    """A checkpoint by embedded name or by folder, in evaluation mode on ``device``.
+
+    Raises:
+        CheckpointError: unknown, broken, or of another domain.
+    """
+    folder = checkpoint.locate(name, EMBEDDED)
+    config = checkpoint.read_config(folder)
+    if config.get("task") not in TASKS:
+        raise checkpoint.CheckpointError(f"{folder} is a checkpoint for {config.get('task')!r}, not for speech.")
+    try:
+        network = checkpoint.construct(config["network"])
+        process = checkpoint.construct(config["process"])
+        spectrum = checkpoint.construct(config["spectrum"])
+        target = config["target"]
+        predict.TARGETS[target]
+    except KeyError as error:
+        raise checkpoint.CheckpointError(f"{folder}/config.json lacks or misnames {error}.") from error
+    network = checkpoint.load_weights(folder, network, device=device)
+    return Model(folder.name, network, process, spectrum, target, config)
+
+
+def write_run(task: Any, folder: Path, trainer: Any) -> None:
+    """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
+    data = trainer.datamodule
+    source = data.corpus or data.paired
+    metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "valid" in k}
+    started = getattr(task, "_started", None)
+    hours = f"{(time.time() - started) / 3600:.2f} h" if started else "unknown time"
+    card = (
+        f"# {data.task}\n\nTrained with `diffkit-speech train` for {trainer.global_step} steps of "
+        f"{data.batch_size} items of {data.seconds} s, {hours} in this process, on "
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
+        f"Data: {Path(source).name}; licences and checksums stand in its manifest.json.\n\n"
+        f"Validation: {metrics}\n"
+    )
+    save(folder, task, data.task, card)
