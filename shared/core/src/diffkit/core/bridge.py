@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.core.process import Gaussian, _sqrt, interpolate
+from diffkit.core.process import Gaussian, sqrt_variance, interpolate
 
 
 class _Pulled(Gaussian):
@@ -44,7 +44,7 @@ class _Pinned(_Pulled):
         return self.share(t)
 
     def s(self, t: Tensor) -> Tensor:
-        return _sqrt(self.v(t) * (1 - self.share(t)))
+        return sqrt_variance(self.v(t) * (1 - self.share(t)))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class OUVE(_Pulled):
     def s(self, t: Tensor) -> Tensor:
         log_r = math.log(self.sigma_max / self.sigma_min)
         rise = torch.expm1(2 * log_r * t) - torch.expm1(-2 * self.theta * t)
-        return self.sigma_min * _sqrt(rise * log_r / (self.theta + log_r))
+        return self.sigma_min * sqrt_variance(rise * log_r / (self.theta + log_r))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class BBED(_Pulled):
         end = -torch.log1p(-t.clamp(max=1 - 1e-12))[..., None]
         q = end * (nodes + 1) / 2
         growth = torch.exp(2 * math.log(self.k) * -torch.expm1(-q) + q - 2 * end)
-        return torch.where(t == 1, 0.0, _sqrt(self.theta * (end * weights / 2 * growth).sum(-1)))
+        return torch.where(t == 1, 0.0, sqrt_variance(self.theta * (end * weights / 2 * growth).sum(-1)))
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,9 @@ class Interpolant(Gaussian):
     """Two-sided linear stochastic interpolant, x_t = (1 - t) x0 + t y + gamma(t) eps.
 
     Albergo et al. 2023 (2303.08797). ``gamma`` is sqrt(scale t (1 - t)), scale t (1 - t) or scale sin^2(pi t).
+    Only the first is a Brownian bridge, whose end tells nothing of x0 but y. With the other two a/s does not
+    vanish at t = 1, so that a sampler which knows y cannot start there exactly (:meth:`terminal_mismatch`),
+    and with the sine it even rises again: use its flow from a ``t`` below the middle.
     """
 
     gamma: Literal["sqrt", "quadratic", "sine"] = "sqrt"
@@ -156,7 +159,7 @@ class Interpolant(Gaussian):
 
     def s(self, t: Tensor) -> Tensor:
         if self.gamma == "sqrt":
-            return _sqrt(self.scale * t * (1 - t))
+            return sqrt_variance(self.scale * t * (1 - t))
         if self.gamma == "quadratic":
             return self.scale * t * (1 - t)
         return torch.where(t == 1, 0.0, self.scale * torch.sin(math.pi * t) ** 2)
@@ -189,7 +192,7 @@ class IRSDE(_Pulled):
         return torch.exp(-interpolate(t, self.integral))
 
     def s(self, t: Tensor) -> Tensor:
-        return self.level * _sqrt(-torch.expm1(-2 * interpolate(t, self.integral)))
+        return self.level * sqrt_variance(-torch.expm1(-2 * interpolate(t, self.integral)))
 
 
 class _Walk(_Pulled):
@@ -245,7 +248,7 @@ class RDDM(_Walk):
         return torch.where(t == 1, 0.0, 1 - self.b(t))
 
     def s(self, t: Tensor) -> Tensor:
-        return _sqrt(self.noise * t * (self.steps * t + 1) / (self.steps + 1))
+        return sqrt_variance(self.noise * t * (self.steps * t + 1) / (self.steps + 1))
 
 
 @dataclass(frozen=True)
@@ -279,4 +282,4 @@ class Resfusion(Gaussian):
         return 1 - self.c(t)
 
     def s(self, t: Tensor) -> Tensor:
-        return _sqrt(-torch.expm1(2 * self.c(t).log()))
+        return sqrt_variance(-torch.expm1(2 * self.c(t).log()))

@@ -12,7 +12,7 @@ shows its traceback, as do all of them where the environment has ``DIFFKIT_TRACE
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -76,7 +76,7 @@ def sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def progress(total: float, *, show: bool = True) -> Iterator[Callable[[str, float], None]]:
+def progress(total: float, *, show: bool = True) -> Generator[Callable[[str, float], None]]:
     """A bar with the time left, on stderr; gives ``step(description, advance)`` in units of ``total``."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

@@ -47,13 +47,8 @@ class Mismatch(NamedTuple):
     """a(1), the share of x0 in the mean."""
     noise: float
     """s(1), the standard deviation of the noise."""
-
-    @property
-    def ratio(self) -> float:
-        """a(1)/s(1): how many standard deviations a unit of data shifts the end state (0 where a(1) = 0)."""
-        if abs(self.signal) < 1e-12:
-            return 0.0
-        return abs(self.signal) / self.noise if self.noise else math.inf
+    ratio: float
+    """a/s as t approaches 1: how many standard deviations a unit of data shifts the end state."""
 
 
 class Process(Protocol):
@@ -163,8 +158,9 @@ class Gaussian(ABC):
 
     def terminal_mismatch(self) -> Mismatch:
         """What the end state still knows of x0: 0 for a process whose prior is exact."""
-        one = torch.ones((), dtype=torch.float64)
-        return Mismatch(float(self.a(one)), float(self.s(one)))
+        times = torch.tensor([1 - 1e-6, 1.0], dtype=torch.float64)
+        (near, a), (spread, s) = self.a(times).tolist(), self.s(times).tolist()
+        return Mismatch(a, s, abs(near) / spread if spread else math.inf)
 
 
 @dataclass(frozen=True)
@@ -184,7 +180,7 @@ class VP(Gaussian):
         return self.log_a(t).exp()
 
     def s(self, t: Tensor) -> Tensor:
-        return _sqrt(-torch.expm1(2 * self.log_a(t)))
+        return sqrt_variance(-torch.expm1(2 * self.log_a(t)))
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ class VE(Gaussian):
         return torch.ones_like(t)
 
     def s(self, t: Tensor) -> Tensor:
-        return self.sigma_min * _sqrt(torch.expm1(2 * t * math.log(self.sigma_max / self.sigma_min)))
+        return self.sigma_min * sqrt_variance(torch.expm1(2 * t * math.log(self.sigma_max / self.sigma_min)))
 
 
 @dataclass(frozen=True)
@@ -248,7 +244,7 @@ class RectifiedFlow(Gaussian):
         return t.clone()
 
 
-def _sqrt(value: Tensor) -> Tensor:
+def sqrt_variance(value: Tensor) -> Tensor:
     """sqrt of a variance that rounding may have left a hair below zero."""
     return value.clamp(min=0).sqrt()
 
