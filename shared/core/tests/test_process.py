@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from core_processes import BRIDGES, PINNED, PROCESSES, name
 from hypothesis import given
 from hypothesis import strategies as st
-from core_processes import BRIDGES, PINNED, PROCESSES, name
 
 from diffkit.core.bridge import BBED, I2SB, IRSDE, OUVE, RDDM, SBVE, Interpolant, Resfusion, ResShift
 from diffkit.core.process import EDM, VE, VP, Gaussian, RectifiedFlow
@@ -90,8 +90,12 @@ def test_resshift_posterior_is_the_published_one() -> None:
     eta_t, eta_u = p.root(t) ** 2, p.root(u) ** 2
     x, x0, y = (torch.full((1,), v, dtype=torch.float64) for v in (1.3, 0.2, -0.7))
     law = p.posterior(x, x0, t, u, y=y)
-    assert float(law.mean) == pytest.approx(float(eta_u / eta_t * x + (eta_t - eta_u) / eta_t * x0), rel=1e-12)
-    assert float(law.std) ** 2 == pytest.approx(float(p.kappa**2 * eta_u / eta_t * (eta_t - eta_u)), rel=1e-12)
+    assert float(law.mean) == pytest.approx(
+        float(eta_u / eta_t * x + (eta_t - eta_u) / eta_t * x0), rel=1e-12
+    )
+    assert float(law.std) ** 2 == pytest.approx(
+        float(p.kappa**2 * eta_u / eta_t * (eta_t - eta_u)), rel=1e-12
+    )
 
 
 def test_ddpm_posterior() -> None:
@@ -114,7 +118,8 @@ def test_rddm_golden() -> None:
     steps = [k / 10 for k in range(1, 11)]
     assert values(p.b, steps) == pytest.approx(np.cumsum(alpha).tolist(), abs=1e-12)
     assert values(p.s, steps) == pytest.approx(np.sqrt(np.cumsum(beta2)).tolist(), abs=1e-12)
-    assert values(p.a, [1.0]) == [0.0] and values(RDDM(noise=1.0).s, [1.0]) == pytest.approx([1.0])
+    assert values(p.a, [1.0]) == [0.0]
+    assert values(RDDM(noise=1.0).s, [1.0]) == pytest.approx([1.0])
 
 
 def test_resfusion_golden() -> None:
@@ -190,14 +195,16 @@ class TestLaws:
 def test_sine_interpolant_is_not_markov_but_valid() -> None:
     """gamma = sin^2(pi t) shrinks faster than 1 - t past the middle: correlation is capped at 1."""
     assert float(SINE.rho(0.9, 0.6)) == 1.0
-    assert SINE.terminal_mismatch().ratio > 1 and Interpolant("quadratic").terminal_mismatch().ratio > 0.9
+    assert SINE.terminal_mismatch().ratio > 1
+    assert Interpolant("quadratic").terminal_mismatch().ratio > 0.9
 
 
 @pytest.mark.parametrize("process", PINNED, ids=name)
 def test_a_bridge_ends_exactly_at_its_anchor(process: Gaussian) -> None:
     y = torch.randn(2, 3)
     law = process.prior(y, y=y)
-    assert torch.equal(law.mean, y) and float(law.std) == pytest.approx(0, abs=1e-12)
+    assert torch.equal(law.mean, y)
+    assert float(law.std) == pytest.approx(0, abs=1e-12)
     assert process.terminal_mismatch().ratio < 0.01
 
 
@@ -217,7 +224,8 @@ def test_the_prior_takes_the_anchor_for_the_data(process: Gaussian) -> None:
 )
 def test_mismatched_priors_are_reported_and_warned_of(process: Gaussian, signal: float, noise: float) -> None:
     found = process.terminal_mismatch()
-    assert found.signal == pytest.approx(signal, abs=5e-4) and found.noise == pytest.approx(noise, abs=5e-4)
+    assert found.signal == pytest.approx(signal, abs=5e-4)
+    assert found.noise == pytest.approx(noise, abs=5e-4)
     with pytest.warns(UserWarning, match="not the end of this process"):
         process.prior(torch.zeros(1))
 

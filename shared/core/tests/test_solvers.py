@@ -1,6 +1,7 @@
 """Solvers against the golden table, the declared orders, their papers' loops, and diffusers."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_the_released_third_order_weight_is_second_order() -> None:
     assert measured_order(dpmpp_3m(), VP(), steps=(80, 160)) > 2.85
 
 
-@pytest.mark.parametrize("order, expected", [(1, 1.0), (2, 2.0), (3, 2.0)])
+@pytest.mark.parametrize(("order", "expected"), [(1, 1.0), (2, 2.0), (3, 2.0)])
 def test_sde_variance_order(order: int, expected: float) -> None:
     """On a normal law mean and variance obey a linear recursion; noise caps three points at order 2."""
     p, std = VP(), 0.5
@@ -141,7 +142,9 @@ def tables(plan: Plan) -> Tensor:
 @pytest.mark.parametrize("process", [VP(), Cosine(), RectifiedFlow(), VE(), SBVE(), ResShift()], ids=name)
 def test_adams_one_is_ddim(process: Gaussian) -> None:
     grid = uniform(7, 0.95, 0.0)
-    torch.testing.assert_close(tables(adams(1)(process, grid)), tables(ddim()(process, grid)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        tables(adams(1)(process, grid)), tables(ddim()(process, grid)), atol=1e-12, rtol=0
+    )
 
 
 def test_third_order_dpmpp_is_adams() -> None:
@@ -157,7 +160,7 @@ def test_ddim_is_euler_on_the_flow() -> None:
     plan = ddim()(RectifiedFlow(), grid)
     x = torch.randn(3, 4, dtype=torch.float64)
     out = integrate(lambda x, t: torch.tanh(x) * t, x, plan)
-    for t, u in zip(grid, grid[1:], strict=False):
+    for t, u in pairwise(grid):
         x = x + (u - t) * (x - torch.tanh(x) * t) / t
     torch.testing.assert_close(out, x, atol=1e-13, rtol=0)
 
@@ -218,12 +221,12 @@ def test_whole_range_is_exact_on_a_point(solver: Solver, process: Gaussian) -> N
     """From t = 1 to 0 with x0 = c every method ends at c exactly, ends of infinite lambda included."""
     if process == Interpolant("sine"):
         pytest.skip("its lambda is not monotone")
-    start = 0.999 if process.terminal_mismatch().noise == 0 and "corrected" in repr(solver) else 1.0
-    try:
-        plan = solver(process, uniform(6, start))
-    except ValueError as reason:
-        assert "corrector cannot leave a bridge's end" in str(reason)
-        plan = solver(process, uniform(6, 0.999))
+    corrects = solver is SOLVERS["adams2 corrected"]
+    if corrects and process.terminal_mismatch().noise == 0:
+        with pytest.raises(ValueError, match="corrector cannot leave a bridge's end"):
+            solver(process, uniform(6))
+    start = 0.999 if corrects else 1.0
+    plan = solver(process, uniform(6, start))
     x = torch.randn(2, 3, dtype=torch.float64)
     out = integrate(lambda x, t: torch.full_like(x, 0.4), x, plan, draw=Seeds([1, 2]))
     torch.testing.assert_close(out, torch.full_like(out, 0.4), atol=1e-12, rtol=0)
@@ -248,7 +251,7 @@ def test_bridges_leave_their_end_with_the_right_law(eta: float) -> None:
     [(ddim, {"eta": 1.5}), (adams, {"order": 5}), (dpm_solver, {"order": 4}), (dpmpp_sde, {"eta": 0.0})],
 )
 def test_bad_arguments_get_one_sentence(factory: object, argument: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must lie in|has orders"):
+    with pytest.raises(ValueError, match=r"must lie in|has orders"):
         factory(**argument)  # type: ignore[operator]
 
 
@@ -299,4 +302,6 @@ def test_flow_reference_agrees_with_a_normal_law() -> None:
     z, end = flow(p, mixture, (-1.0, 2.0))
     first, last = p.time(torch.tensor([-1.0, 2.0], dtype=torch.float64))
     ratio = ((p.a(last) * 0.6) ** 2 + p.s(last) ** 2) / ((p.a(first) * 0.6) ** 2 + p.s(first) ** 2)
-    torch.testing.assert_close(end, p.a(last) * 0.4 + ratio.sqrt() * (z - p.a(first) * 0.4), atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        end, p.a(last) * 0.4 + ratio.sqrt() * (z - p.a(first) * 0.4), atol=1e-10, rtol=0
+    )

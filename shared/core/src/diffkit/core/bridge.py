@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.core.process import Gaussian, sqrt_variance, interpolate
+from diffkit.core.process import Gaussian, interpolate, sqrt_variance
 
 
 class _Pulled(Gaussian):
@@ -267,10 +267,16 @@ class Resfusion(Gaussian):
     @cached_property
     def log_m(self) -> Tensor:
         """log sqrt(alpha_bar) at the steps that are left, the last at log(1/2)."""
-        beta = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64) * 1000 / self.steps
+        beta = (
+            torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+            * 1000
+            / self.steps
+        )
         log_m = 0.5 * torch.log1p(-beta.clamp(max=0.999)).cumsum(0)
         kept = log_m[log_m > math.log(0.5)]
-        return torch.cat([torch.zeros(1, dtype=torch.float64), kept, torch.full((1,), math.log(0.5)).double()])
+        return torch.cat(
+            [torch.zeros(1, dtype=torch.float64), kept, torch.full((1,), math.log(0.5)).double()]
+        )
 
     def c(self, t: Tensor) -> Tensor:
         return torch.where(t == 1, 0.5, interpolate(t, self.log_m).exp())

@@ -48,7 +48,9 @@ def construct(spec: Mapping[str, Any]) -> Any:
         raise CheckpointError(f"the checkpoint's {path} cannot be built by this version: {error}") from error
 
 
-def save(folder: str | Path, network: nn.Module, config: Mapping[str, Any], card: str, *, half: bool = True) -> Path:
+def save(
+    folder: str | Path, network: nn.Module, config: Mapping[str, Any], card: str, *, half: bool = True
+) -> Path:
     """Write a checkpoint folder, complete or not at all.
 
     Args:
@@ -92,7 +94,9 @@ def read_config(folder: str | Path, *, task: str | None = None) -> dict[str, Any
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder} is not a diffkit checkpoint: its config.json cannot be read.") from error
+        raise CheckpointError(
+            f"{folder} is not a diffkit checkpoint: its config.json cannot be read."
+        ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is not a diffkit checkpoint of format {FORMAT}.")
     if task is not None and config.get("task") != task:
@@ -120,4 +124,6 @@ def locate(name: str | Path, embedded: Path) -> Path:
     known = sorted(p.parent.name for p in embedded.glob("*/config.json"))
     if str(name) in known:
         return embedded / str(name)
-    raise CheckpointError(f"no checkpoint {str(name)!r}: known names are {', '.join(known) or 'none'}, or a folder.")
+    raise CheckpointError(
+        f"no checkpoint {str(name)!r}: known names are {', '.join(known) or 'none'}, or a folder."
+    )

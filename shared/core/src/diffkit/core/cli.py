@@ -12,6 +12,7 @@ shows its traceback, as do all of them where the environment has ``DIFFKIT_TRACE
 import os
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def run(
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; what was finished is kept.", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ArgumentError) as error:
         if os.environ.get("DIFFKIT_TRACEBACK"):
             raise
         print(f"{prog}: {sentence(error)}", file=sys.stderr)
@@ -151,8 +152,6 @@ def _summary(command: Command) -> str:
 
 def _parse(command: Callable[..., Any], prog: str, argv: list[str]) -> dict[str, Any]:
     """The keyword arguments of ``command`` that ``argv`` gives."""
-    from jsonargparse import ArgumentError
-
     parser = _parser(command, prog)
     try:
         found = parser.instantiate(parser.parse_args(argv)).as_dict()

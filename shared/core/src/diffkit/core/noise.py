@@ -98,7 +98,9 @@ class Seeds:
 
     def _leaf(self, step: int, like: Tensor, law: NoiseLaw, index: int) -> Tensor:
         if len(self.seeds) != like.shape[0]:
-            raise ValueError(f"{len(self.seeds)} seeds for a batch of {like.shape[0]}: give one for each sample.")
+            raise ValueError(
+                f"{len(self.seeds)} seeds for a batch of {like.shape[0]}: give one for each sample."
+            )
         dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
         generator = torch.Generator(like.device)
         noise = torch.empty(like.shape, dtype=dtype, device=like.device)

@@ -95,7 +95,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not all(bool(torch.isfinite(table).all()) for table in (self.t, self.U, self.V, self.B, self.C)):
-            raise ValueError("the plan has coefficients that are not finite: a step is degenerate on this grid.")
+            raise ValueError(
+                "the plan has coefficients that are not finite: a step is degenerate on this grid."
+            )
         sources = torch.cat([self.V, self.B[..., None], self.C[..., None]], -1).tolist()
         rows = tuple(
             Row(_terms(at), tuple(_terms(slot) for slot in carry), any(slot[-1] != 0 for slot in carry))
@@ -161,10 +163,12 @@ def _combine(terms: Terms, values: list[Any]) -> Tensor | None:
         value = values[slot]
         if value is None:
             continue
-        if total is None:
-            total = value if weight == 1.0 else value * weight
-        else:
+        if total is not None:
             total = torch.add(total, value, alpha=weight)
+        elif weight == 1.0:
+            total = value
+        else:
+            total = value * weight
     return total
 
 
@@ -180,7 +184,9 @@ def _joint(plans: Mapping[str, Plan]) -> tuple[Tensor, tuple[Row, ...], int]:
     first = next(iter(plans.values()))
     for name, plan in plans.items():
         if plan.slots != first.slots or not torch.equal(plan.t, first.t):
-            raise ValueError(f"leaf {name!r} is evaluated at other times: joint states need a solver on grid times.")
+            raise ValueError(
+                f"leaf {name!r} is evaluated at other times: joint states need a solver on grid times."
+            )
     rows = tuple(
         Row(
             {n: p.rows[k].at for n, p in plans.items()},  # type: ignore[arg-type]

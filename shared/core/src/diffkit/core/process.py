@@ -114,7 +114,9 @@ class Gaussian(ABC):
         da, db, ds = (torch.func.jvp(fn, (t,), (one,))[1] for fn in (self.a, self.b, self.s))
         return da, db, ds
 
-    def corrupt(self, x0: Tensor, t: Tensor, *, y: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def corrupt(
+        self, x0: Tensor, t: Tensor, *, y: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """A draw of x_t given x0 ``[batch, ...]`` (and y, of its shape) at times ``t`` (scalar or ``[batch]``).
 
         ``noise`` defaults to fresh standard normal values.
@@ -257,5 +259,3 @@ def interpolate(t: Tensor, values: Tensor) -> Tensor:
     weight = t * n - index
     i = index.long()
     return values[i] * (1 - weight) + values[i + 1] * weight
-
-

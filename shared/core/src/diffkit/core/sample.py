@@ -27,11 +27,10 @@ def plan_for(solver: Solver, process: Gaussian | Joint, grid: Grid | Schedule) -
 
 def start(process: Gaussian | Joint, like: Any, draw: Draw, *, y: Any = None, t: float = 1.0) -> Any:
     """A draw of the prior at time ``t``, shaped as ``like``."""
-    law = process.prior(like, y=y, t=t)
     noise = draw(-1, like)
     if isinstance(process, Joint):
-        return {name: law[name].sample(noise[name]) for name in process}
-    return law.sample(noise)
+        return {name: law.sample(noise[name]) for name, law in process.prior(like, y=y, t=t).items()}
+    return process.prior(like, y=y, t=t).sample(noise)
 
 
 def sample(
@@ -80,13 +79,13 @@ def sample(
         z = integrate(anchor(denoise, process, y), z, plan, draw=draw, between=between)
         out = z + expand_as(process.b(times[-1]), z) * y
     if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(out)):
-        raise FloatingPointError("sampling gave values that are not finite: the network or the grid is at fault.")
+        raise FloatingPointError(
+            "sampling gave values that are not finite: the network or the grid is at fault."
+        )
     return out
 
 
-def ancestral(
-    process: Process, denoise: Denoiser, x: Any, grid: Grid, *, draw: Draw, y: Any = None
-) -> Any:
+def ancestral(process: Process, denoise: Denoiser, x: Any, grid: Grid, *, draw: Draw, y: Any = None) -> Any:
     """Draw x_u from ``process.posterior`` at every step: for any process, linear or not.
 
     For Gaussian processes ``ddim(eta=1)`` is the same sampler as a plan.
@@ -98,6 +97,3 @@ def ancestral(
         noise = draw(k, x)
         x = law.sample(noise) if isinstance(x, Tensor) else {n: law[n].sample(noise[n]) for n in x}
     return x
-
-
-

@@ -50,11 +50,14 @@ def check_correlation(process: Gaussian, *, times: Sequence[float] = (0.9, 0.6, 
         assert abs(float(process.rho(t, t)) - 1) < 1e-12
     for t, u, r in zip(times, times[1:], times[2:], strict=False):
         whole, parts = float(process.rho(t, r)), float(process.rho(t, u) * process.rho(u, r))
-        assert 0 <= whole <= 1 and abs(whole - parts) < 1e-10, f"{process}: rho{t, r} = {whole}, parts {parts}"
+        assert 0 <= whole <= 1, f"{process}: rho{t, r} = {whole}"
+        assert abs(whole - parts) < 1e-10, f"{process}: rho{t, r} = {whole}, in two steps {parts}"
 
 
 @cache
-def flow(process: Gaussian, mixture: Mixture, lam: tuple[float, float], count: int = 17) -> tuple[Tensor, Tensor]:
+def flow(
+    process: Gaussian, mixture: Mixture, lam: tuple[float, float], count: int = 17
+) -> tuple[Tensor, Tensor]:
     """The exact probability flow of the mixture between two values of lambda, from ``count`` start points.
 
     Returns z at its start and end, ``[count, 1]``. With w = z/s the flow is dw/dlambda = e^lambda D, which is
@@ -82,7 +85,9 @@ def graded(process: Gaussian, steps: int, lam: tuple[float, float], halvings: in
     """
     h = (lam[1] - lam[0]) / steps
     ramp = [lam[0]] + [lam[0] + h * 2.0 ** (k - halvings) for k in range(halvings)]
-    return process.time(torch.tensor(ramp + [lam[0] + h * (k + 1) for k in range(steps)], dtype=torch.float64))
+    return process.time(
+        torch.tensor(ramp + [lam[0] + h * (k + 1) for k in range(steps)], dtype=torch.float64)
+    )
 
 
 def measured_order(
@@ -113,7 +118,9 @@ def measured_order(
 def check_order(solver: Solver, process: Gaussian, *, tolerance: float = 0.15, **options: Any) -> None:
     """Law 2: the measured order is the declared one, or better."""
     slope = measured_order(solver, process, **options)
-    assert slope > solver.order - tolerance, f"{solver.name} on {process}: order {slope:.2f}, not {solver.order}"
+    assert slope > solver.order - tolerance, (
+        f"{solver.name} on {process}: order {slope:.2f}, not {solver.order}"
+    )
 
 
 def check_seeds(draw_samples: Callable[[Sequence[int]], Tensor], *, atol: float = 1e-5) -> None:

@@ -49,5 +49,6 @@ def expand_as(value: Tensor, like: Tensor) -> Tensor:
 
 def float64(t: Tensor | float) -> Tensor:
     """``t`` in float64, or float32 on a device that has none (MPS)."""
-    t = torch.as_tensor(t)
+    if not isinstance(t, Tensor):
+        return torch.tensor(t, dtype=torch.float64)  # as_tensor would round a number to the default dtype
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)

@@ -68,6 +68,6 @@ def ddim_step(process: Gaussian, t: Node, u: Node, x: Lin, d: Lin, z: Lin, eta: 
     """
     if t.s == 0:
         return u.a * d + u.s * z
-    tau = eta * u.s * math.sqrt(max(0.0, 1 - float(process.rho(t.t, u.t)) ** 2)) if eta else 0.0
-    keep = math.sqrt(max(0.0, u.s**2 - tau**2)) / t.s
-    return keep * x + (u.a - t.a * keep) * d + tau * z
+    rho2 = float(process.rho(t.t, u.t)) ** 2 if eta else 0.0
+    keep = u.s * math.sqrt(1 - eta**2 + eta**2 * rho2) / t.s
+    return keep * x + (u.a - t.a * keep) * d + (eta * u.s * math.sqrt(1 - rho2)) * z

@@ -32,7 +32,9 @@ def predictor_corrector(
     grid = check(grid)
     a, s, c = process.a(grid), process.s(grid), process.c(grid)
     if float(s[0]) == 0:
-        raise ValueError("the reverse SDE starts where there is noise: begin the grid below this bridge's end.")
+        raise ValueError(
+            "the reverse SDE starts where there is noise: begin the grid below this bridge's end."
+        )
     dc = torch.func.jvp(process.c, (grid,), (torch.ones_like(grid),))[1]
     ds = torch.func.jvp(process.s, (grid[:-1],), (torch.ones_like(grid[:-1]),))[1]
     drift = dc / c
@@ -60,4 +62,3 @@ def predictor_corrector(
 
 def _norm(value: Tensor) -> Tensor:
     return torch.linalg.vector_norm(value.flatten(1), dim=1).mean()
-
