@@ -149,8 +149,9 @@ def echo_room(delay: int) -> rooms.RoomBank:
     return rooms.RoomBank((full,), (direct,), np.array([0.2]), np.array([0.2]))
 
 
-def in_echo_room(corpus: Path, delay: int, **settings) -> list[tuple[Tensor, Tensor]]:
-    mixer = Mixer(corpus, **(PLAIN | {"n_rooms": 1, "rt60": (0.2, 0.4), "reverb_prob": 1.0} | settings))
+def in_echo_room(corpus: Path, delay: int, **settings: Any) -> list[tuple[Tensor, Tensor]]:
+    defaults: dict[str, Any] = PLAIN | {"n_rooms": 1, "rt60": (0.2, 0.4), "reverb_prob": 1.0}
+    mixer = Mixer(corpus, **(defaults | settings))
     mixer.rooms = echo_room(delay)
     return list(mixer)
 

@@ -13,8 +13,8 @@ from torch import nn
 from diffkit.core import checkpoint, predict
 from diffkit.core.process import Gaussian
 from diffkit.speech.spectrum import Spectrum
+from diffkit.speech.task import EMBEDDED
 
-EMBEDDED = Path(__file__).parent / "pretrained"
 TASKS = ("enhance", "dereverb")
 
 
@@ -56,7 +56,9 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
     folder = checkpoint.locate(name, EMBEDDED)
     config = checkpoint.read_config(folder)
     if config.get("task") not in TASKS:
-        raise checkpoint.CheckpointError(f"{folder} is a checkpoint for {config.get('task')!r}, not for speech.")
+        raise checkpoint.CheckpointError(
+            f"{folder} is a checkpoint for {config.get('task')!r}, not for speech."
+        )
     try:
         network = checkpoint.construct(config["network"])
         process = checkpoint.construct(config["process"])

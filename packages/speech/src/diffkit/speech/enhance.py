@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from diffkit.core import predict
 from diffkit.core.checkpoint import CheckpointError
-from diffkit.core.grid import uniform
+from diffkit.core.grid import Grid, power
 from diffkit.core.noise import key
 from diffkit.core.sample import sample
-from diffkit.core.solvers import SOLVERS
+from diffkit.core.solvers import SOLVERS, Sampler, Solver
 from diffkit.speech import audio, checkpoints
 from diffkit.speech.task import LEVEL, denoiser
 
@@ -33,14 +33,19 @@ CHUNK, OVERLAP, EDGE = 8, 1, 0.25
 _ROUND = 0.5  # s: chunks are mirrored on to a multiple of it, so that files of similar length batch
 _GATE_BLOCK, _GATE = 0.4, 0.1  # s, and a ratio of energies
 _SILENT = 1e-12  # rms; a level below it is digital silence
+_PC_START = 0.98  # the reverse SDE of a bridge that ends without noise starts just below its end
 _MAX_RATIO = 2000  # of coprime rates: beyond it a resampling kernel fills the memory
 
 
 class Chunk(NamedTuple):
-    """What the network gets: ``[channels, samples]`` at the model's rate and level, and the noise's seed."""
+    """What the network gets of a recording."""
 
     wave: Tensor
+    """``[channels, samples]`` at the model's rate and level."""
     seed: int
+    """Of the noise."""
+    seconds: float
+    """How much of the recording it adds to the chunk before."""
 
 
 Job: TypeAlias = Generator[Chunk, Tensor, None]
@@ -66,7 +71,7 @@ class Enhancer:
         bf16: bool = False,
     ) -> None:
         self.model, self.device, self.bf16 = model, device, bf16
-        self.network: nn.Module = torch.compile(model.network) if compile else model.network  # type: ignore[assignment]
+        self.network: nn.Module = torch.compile(model.network, dynamic=True) if compile else model.network  # type: ignore[assignment]
         self.rate = model.spectrum.rate
 
     @classmethod
@@ -96,8 +101,8 @@ class Enhancer:
         if task is not None and model.config["task"] != task:
             other = model.config["task"]
             raise CheckpointError(
-                f"checkpoint {model.name!r} is for {other!r}, not for {task!r}; use `diffkit-speech {other}`, "
-                "or name another --model."
+                f"checkpoint {model.name!r} is for {other!r}, not for {task!r}; "
+                f"use `diffkit-speech {other}`, or name another --model."
             )
         return cls(model, where, compile=compile, bf16=bf16)
 
@@ -124,9 +129,10 @@ class Enhancer:
             FloatingPointError: the model gave values that are not finite.
         """
         _check(waveform, sample_rate)
+        _check_rate(sample_rate, self.rate, "waveform")
         wave = torch.atleast_2d(waveform.detach()).to("cpu", torch.float32)
         length, overlap = CHUNK * sample_rate, OVERLAP * sample_rate
-        gain = self._gain([wave], sample_rate)
+        gain = self._gain(_cut(wave, length, 0), sample_rate)
         parts: list[Tensor] = []
         job = self._enhance(_cut(wave, length, overlap), sample_rate, gain, seed, parts.append)
         self._drive(job, solver, steps)
@@ -165,7 +171,7 @@ class Enhancer:
         _check_rate(about.rate, self.rate, source)
         subtype = about.subtype if source.suffix.lower() == target.suffix.lower() else None
         gain = self._gain(audio.blocks(source, CHUNK * about.rate), about.rate)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         with audio.writer(target, about.rate, about.channels, subtype) as append:
             blocks = audio.blocks(source, CHUNK * about.rate, OVERLAP * about.rate)
             try:
@@ -174,8 +180,11 @@ class Enhancer:
                 raise FloatingPointError(f"{source}: {error}") from error
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk], solver: str | None = None, steps: int | None = None) -> list[Tensor]:
+    def run(
+        self, chunks: Sequence[Chunk], solver: str | None = None, steps: int | None = None
+    ) -> list[Tensor]:
         """Enhance chunks of one length as a batch; what a chunk becomes does not depend on the others."""
+        method, grid = self.sampling(solver, steps)
         waves = torch.cat([chunk.wave for chunk in chunks])
         seeds = [chunk.seed for chunk in chunks for _ in chunk.wave]
         noisy = self.model.spectrum(waves)
@@ -186,28 +195,30 @@ class Enhancer:
                 process,
                 noisy,
                 y=noisy,
-                solver=SOLVERS[self._solver(solver)](),
-                grid=uniform(self._steps(steps)),
+                solver=method,
+                grid=grid,
                 seeds=seeds,
             )
         out = self.model.spectrum.inverse(clean.float(), waves.shape[1])
         out = torch.where(waves.any(1, keepdim=True), out, 0.0)
         return list(out.split([len(chunk.wave) for chunk in chunks]))
 
-    def _solver(self, name: str | None) -> str:
-        name = self.model.config["sampling"]["solver"] if name is None else name
+    def sampling(self, solver: str | None = None, steps: int | None = None) -> tuple[Solver | Sampler, Grid]:
+        """The solver and the grid of these options; None is the checkpoint's own. Raises `ValueError`."""
+        own = self.model.config["sampling"]
+        name = own["solver"] if solver is None else solver
+        calls = own["steps"] if steps is None else steps
         if name not in SOLVERS:
             raise ValueError(f"no solver {name!r}; the solvers are {', '.join(SOLVERS)}.")
-        return name
-
-    def _steps(self, steps: int | None) -> int:
-        steps = self.model.config["sampling"]["steps"] if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}.")
-        return steps
+        if calls < 1:
+            raise ValueError(f"steps must be at least 1, not {calls}.")
+        start = own.get("start", 1.0)
+        if name == "pc" and self.model.process.terminal_mismatch().noise == 0:
+            start = min(start, _PC_START)
+        return SOLVERS[name](), power(calls, own.get("power", 1.0), start, own.get("end", 0.0))
 
     def _drive(self, job: Job, solver: str | None, steps: int | None) -> None:
-        self._solver(solver), self._steps(steps)  # before any work is done
+        self.sampling(solver, steps)  # wrong options are refused before any work
         try:
             chunk = next(job)
             while True:
@@ -218,7 +229,7 @@ class Enhancer:
             job.close()
 
     def _gain(self, blocks: Iterable[Tensor], rate: int) -> Tensor:
-        """``[channels, 1]``: what brings each channel to :data:`LEVEL`, measured as the model will hear it."""
+        """``[channels, 1]``: brings each channel to :data:`LEVEL`, measured as the model will hear it."""
         rms = gated_rms((audio.resample(block, rate, self.rate) for block in blocks), self.rate)
         return torch.where(rms > _SILENT, LEVEL / rms, 0.0).float()
 
@@ -232,7 +243,9 @@ class Enhancer:
         for index, block in enumerate(blocks):
             noisy = audio.resample(block.to(self.device), rate, self.rate)
             samples = noisy.shape[1]
-            wave = yield Chunk(mirror(noisy * gain, round(_ROUND * self.rate)), key(seed, index))
+            fresh = block.shape[1] - (len(fade) if index else 0)
+            padded = mirror(noisy * gain, round(_ROUND * self.rate))
+            wave = yield Chunk(padded, key(seed, index), fresh / rate)
             wave = wave[:, :samples] / gain.clamp(min=torch.finfo(gain.dtype).tiny)
             wave = audio.resample(wave, self.rate, rate)[:, : block.shape[1]].cpu()
             if held is not None:
@@ -305,6 +318,13 @@ def _check(waveform: Tensor, rate: int) -> None:
         raise ValueError(f"sample_rate must be positive, not {rate}.")
 
 
-def _check_rate(rate: int, model_rate: int, source: Path) -> None:
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"the output folder {folder} cannot be made: {error.strerror}.") from error
+
+
+def _check_rate(rate: int, model_rate: int, name: str | Path) -> None:
     if max(rate, model_rate) // math.gcd(rate, model_rate) > _MAX_RATIO:
-        raise audio.AudioError(f"{source}: {rate} Hz is not a usual sample rate; resample it first, to 16000 Hz say.")
+        raise audio.AudioError(f"{name}: {rate} Hz is not a usual sample rate; resample it first.")

@@ -45,7 +45,7 @@ def plan(
     if existing and not (overwrite or resume):
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise FileExistsError(
-            f"{existing[0]} exists{more}; --overwrite replaces outputs, --resume keeps them and does the rest."
+            f"{existing[0]} exists{more}; --overwrite replaces outputs, --resume keeps them."
         )
     return [(one, other) for one, other in pairs if not (resume and other.exists())]
 
@@ -92,7 +92,7 @@ def enhance_files(
         ValueError: an unknown solver, or steps below 1.
         OSError: the disk refuses; what was finished is kept.
     """
-    enhancer.check_sampling(solver, steps)
+    enhancer.sampling(solver, steps)  # wrong options are refused before any work
     size = batch_size or (16 if enhancer.device.type == "cuda" else 1)
     waiting = iter(pairs)
     active: dict[Job, tuple[Outcome, Chunk]] = {}
@@ -111,22 +111,21 @@ def enhance_files(
 
     try:
         while True:
-            for source, target in waiting:
+            while len(active) < size and (pair := next(waiting, None)) is not None:
+                source, target = pair
                 job = enhancer.job(source, target, seed)
                 if (done := go_on(job, Outcome(source, target), None)) is not None:
                     yield done
-                if len(active) == size:
-                    break
             if not active:
                 return
             lengths = Counter(chunk.wave.shape[1] for _, chunk in active.values())
             samples = lengths.most_common(1)[0][0]
             group = [(job, *state) for job, state in active.items() if state[1].wave.shape[1] == samples]
             results = _run(enhancer, [chunk for *_, chunk in group], solver, steps)
-            for (job, outcome, _), result in zip(group, results, strict=True):
+            for (job, outcome, chunk), result in zip(group, results, strict=True):
+                advance(outcome.source, chunk.seconds)
                 if (done := go_on(job, outcome, result)) is not None:
                     yield done
-                advance(outcome.source, samples / enhancer.rate)
     finally:
         for job in active:
             job.close()
@@ -142,3 +141,11 @@ def _run(
         if len(chunks) == 1:
             return [error]
         return [result for chunk in chunks for result in _run(enhancer, [chunk], solver, steps)]
+
+
+def seconds(path: Path) -> float:
+    """The length of a recording in s; 0 for one that cannot be read, which its enhancement will say."""
+    try:
+        return audio.info(path).seconds
+    except audio.AudioError:
+        return 0.0

@@ -137,10 +137,12 @@ class Mixer(Dataset[tuple[Tensor, Tensor]]):
 
     def _draw_speech(self, rng: np.random.Generator, samples: int) -> Array:
         speaker = self.speech.group(rng, self.speech.names)
-        for _ in range(3):  # prefer an item with a voice in at least half of it
-            wave = noises.utterance(rng, self.speech, speaker, samples, pause=self.rate // 4)
+        pause = self.rate // 4
+        wave = noises.utterance(rng, self.speech, speaker, samples, pause)
+        for _ in range(2):  # prefer an item with a voice in at least half of it
             if dsp.active_frames(wave, self.rate).mean() >= 0.5:
                 break
+            wave = noises.utterance(rng, self.speech, speaker, samples, pause)
         return wave
 
     def _make_noise(self, rng: np.random.Generator, room: int | None) -> Array:

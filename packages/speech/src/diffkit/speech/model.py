@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 
-
-
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of diffusion time in [0, 1], through two linear layers."""
+
+    octaves: Tensor
 
     def __init__(self, width: int, frequencies: int = 16):
         super().__init__()
         self.register_buffer("octaves", math.pi * torch.logspace(-1, 2, frequencies), persistent=False)
-        self.mix = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.mix = nn.Sequential(
+            nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
 
     def forward(self, t: Tensor) -> Tensor:
         phase = t[:, None] * self.octaves
@@ -43,6 +45,15 @@ class Block(nn.Module):
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, 1)
         h = nn.functional.silu(self.norm(x) * (1 + scale) + shift)
         return x + self.second(nn.functional.silu(self.first(h)))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after another."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, embedding)
+        return x
 
 
 class DualPath(nn.Module):
@@ -101,8 +112,8 @@ class TFNet(nn.Module):
         for width, stride in zip(widths, strides, strict=True):
             kernel = (2 * stride - 1, 3)
             self.down.append(nn.Conv2d(before, width, kernel, (stride, 1), padding=(stride - 1, 1)))
-            self.encode.append(nn.ModuleList(Block(width, embedding, 2**i) for i in range(depth)))
-            self.decode.insert(0, nn.ModuleList(Block(width, embedding, 2**i) for i in range(depth)))
+            self.encode.append(Blocks(Block(width, embedding, 2**i) for i in range(depth)))
+            self.decode.insert(0, Blocks(Block(width, embedding, 2**i) for i in range(depth)))
             self.up.insert(0, nn.Conv2d(width, stride * (before if before != 6 else 16), 3, padding=1))
             before = width
         self.bottleneck = nn.ModuleList()
@@ -123,15 +134,13 @@ class TFNet(nn.Module):
         skips: list[Tensor] = []
         for down, blocks in zip(self.down, self.encode, strict=True):
             h = down(h)
-            for block in blocks:
-                h = block(h, embedding)
+            h = blocks(h, embedding)
             skips.append(h)
         for i, layer in enumerate(self.bottleneck):
             h = layer(h) if i % 2 == 0 else layer(h, embedding)
         for blocks, up, stride in zip(self.decode, self.up, reversed(self.strides), strict=True):
             h = h + skips.pop()
-            for block in blocks:
-                h = block(h, embedding)
+            h = blocks(h, embedding)
             h = up(h)
             h = h.unflatten(1, (-1, stride)).transpose(2, 3).flatten(2, 3)  # channels become bands
         mask_re, mask_im, rest_re, rest_im = self.out(nn.functional.silu(h)).float().chunk(4, 1)

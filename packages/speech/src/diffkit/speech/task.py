@@ -11,17 +11,22 @@ every further call.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffkit.core import predict
+from diffkit.core.checkpoint import load_weights, locate
 from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
 from diffkit.core.types import Denoiser
 from diffkit.speech.spectrum import Spectrum
+
+EMBEDDED = Path(__file__).parent / "pretrained"
+"""The checkpoints inside the wheel."""
 
 LEVEL = 0.1
 """Root mean square to which every recording is brought before the network, full scale being 1."""
@@ -75,6 +80,7 @@ class SpeechTask(Task):
         weights: of the data objective.
         rollout: probability that the second call's bridge leads to the network's own estimate.
         jitter_db: training levels vary by this much around :data:`LEVEL`, uniformly in dB.
+        init: a checkpoint, by name or folder, whose weights training starts from.
         t_min: the smallest time trained at by the score objective, where its target is singular.
         options: of :class:`~diffkit.core.train.Task`.
     """
@@ -91,11 +97,15 @@ class SpeechTask(Task):
         rollout: float = 0.5,
         jitter_db: float = 6.0,
         t_min: float = 0.03,
+        init: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup: int = 200,
     ):
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
+        if init is not None:
+            load_weights(locate(init, EMBEDDED), network)
+            network.train()
         self.process = process
         self.spectrum = spectrum or Spectrum()
         self.target = predict.TARGETS[target]

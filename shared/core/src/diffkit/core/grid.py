@@ -47,6 +47,13 @@ def uniform(n: int, start: float = 1.0, end: float = 0.0) -> Grid:
     return torch.linspace(start, end, _steps(n) + 1, dtype=torch.float64)
 
 
+def power(n: int, exponent: float, start: float = 1.0, end: float = 0.0) -> Grid:
+    """``n`` steps that are equal in t^(1/exponent): above 1 they gather near the data."""
+    if exponent <= 0:
+        raise ValueError(f"the exponent of a grid must be positive, not {exponent}.")
+    return uniform(n, start ** (1 / exponent), end ** (1 / exponent)) ** exponent
+
+
 def karras(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
     """Karras et al. 2022 (2206.00364), eq. 5: sigma = s/a equal in sigma^(1/rho), then one step to 0.
 

@@ -13,7 +13,7 @@ from diffkit.core.noise import NoiseLaw, Seeds, normal
 from diffkit.core.plan import Between, Plan, integrate
 from diffkit.core.predict import anchor
 from diffkit.core.process import Gaussian, Process
-from diffkit.core.solvers import Solver, ddim
+from diffkit.core.solvers import Sampler, Solver, ddim
 from diffkit.core.types import Denoiser, Draw, expand_as, leaves
 
 
@@ -39,7 +39,7 @@ def sample(
     like: Any,
     *,
     y: Any = None,
-    solver: Solver | None = None,
+    solver: Solver | Sampler | None = None,
     grid: Grid | Schedule | None = None,
     seeds: Sequence[int] | None = None,
     law: NoiseLaw | Mapping[str, NoiseLaw] = normal,
@@ -52,7 +52,7 @@ def sample(
         process: what the denoiser was trained on.
         like: a state whose shape, dtype and device the samples take, or a shape ``(batch, ...)``.
         y: the anchor of a bridge, of the shape of ``like``.
-        solver: :func:`~diffkit.core.solvers.ddim` by default.
+        solver: :func:`~diffkit.core.solvers.ddim` by default; or a sampler that is no table.
         grid: 20 uniform steps by default; one that starts below 1 is a warm start from the anchor.
         seeds: one for each sample, which is a function of its own seed alone; random by default.
         law: of the noise.
@@ -68,21 +68,36 @@ def sample(
     draw = Seeds(chosen, law)
     leading = next(iter(process.values())) if isinstance(process, Joint) else process
     times = resolve(uniform(20) if grid is None else grid, leading)
-    plan = plan_for(solver or ddim(), process, times)
     x = start(process, like, draw, y=y, t=float(times[0]))
     if y is None:
-        out = integrate(denoise, x, plan, draw=draw, between=between)
+        out = _run(solver or ddim(), denoise, process, x, times, draw, between)
     elif isinstance(process, Joint):
         raise ValueError("a joint process has no anchor yet: condition its network by closing over y.")
     else:
         z = x - expand_as(process.b(times[0]), x) * y
-        z = integrate(anchor(denoise, process, y), z, plan, draw=draw, between=between)
+        z = _run(solver or ddim(), anchor(denoise, process, y), process, z, times, draw, between)
         out = z + expand_as(process.b(times[-1]), z) * y
     if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(out)):
         raise FloatingPointError(
             "sampling gave values that are not finite: the network or the grid is at fault."
         )
     return out
+
+
+def _run(
+    solver: Solver | Sampler,
+    denoise: Denoiser,
+    process: Gaussian | Joint,
+    x: Any,
+    grid: Grid,
+    draw: Draw,
+    between: Between | None,
+) -> Any:
+    if isinstance(solver, Solver):
+        return integrate(denoise, x, plan_for(solver, process, grid), draw=draw, between=between)
+    if isinstance(process, Joint) or between is not None:
+        raise ValueError("joint processes and `between` need a solver with a plan, not a plain sampler.")
+    return solver(denoise, process, x, grid, draw=draw)
 
 
 def ancestral(process: Process, denoise: Denoiser, x: Any, grid: Grid, *, draw: Draw, y: Any = None) -> Any:

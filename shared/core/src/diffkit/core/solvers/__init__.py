@@ -1,4 +1,4 @@
-"""Solvers: functions ``(process, grid) -> Plan``, one family to a file.
+"""Solvers: functions ``(process, grid) -> Plan``, one family to a file; samplers that are no table.
 
 >>> plan = adams(2)(VP(), uniform(20))
 """
@@ -10,10 +10,10 @@ from diffkit.core.solvers.base import Solver
 from diffkit.core.solvers.ddim import ddim
 from diffkit.core.solvers.dpmpp import dpmpp_2m, dpmpp_3m, dpmpp_sde
 from diffkit.core.solvers.heun import heun
-from diffkit.core.solvers.langevin import predictor_corrector
+from diffkit.core.solvers.langevin import Sampler, pc, predictor_corrector
 from diffkit.core.solvers.singlestep import dpm_solver
 
-SOLVERS: dict[str, Callable[..., Solver]] = {
+SOLVERS: dict[str, Callable[..., Solver | Sampler]] = {
     "ddim": ddim,
     "ancestral": lambda: ddim(eta=1.0),
     "adams": adams,
@@ -22,11 +22,13 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_3m": dpmpp_3m,
     "dpmpp_sde": dpmpp_sde,
+    "pc": pc,
 }
 """Every solver by its name on a command line."""
 
 __all__ = [
     "SOLVERS",
+    "Sampler",
     "Solver",
     "adams",
     "ddim",
@@ -35,5 +37,6 @@ __all__ = [
     "dpmpp_3m",
     "dpmpp_sde",
     "heun",
+    "pc",
     "predictor_corrector",
 ]

@@ -3,7 +3,8 @@
 The step of the corrector depends on the ratio of two norms, so this is no plan but a plain function.
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,17 @@ from torch import Tensor
 from diffkit.core.grid import Grid, check
 from diffkit.core.process import Gaussian
 from diffkit.core.types import Denoiser, Draw
+
+
+class Sampler(Protocol):
+    """A method that is no table: from ``x`` at ``grid[0]`` to the end of ``grid``."""
+
+    def __call__(self, denoise: Denoiser, process: Gaussian, x: Any, grid: Grid, *, draw: Draw) -> Any: ...
+
+
+def pc(snr: float = 0.5, corrections: int = 1) -> Sampler:
+    """:func:`predictor_corrector` with its options, for :func:`diffkit.core.sample.sample`."""
+    return partial(predictor_corrector, snr=snr, corrections=corrections)
 
 
 def predictor_corrector(
