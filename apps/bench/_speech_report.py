@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -36,7 +37,7 @@ _TITLES = {"pesq_wb": "PESQ-wb", "estoi": "ESTOI", "si_sdr": "SI-SDR in dB"}
 
 def describe_run(threads: int, packages: Iterable[str]) -> dict[str, str]:
     """What the numbers depend on; absolute paths in the command are cut to their last part."""
-    arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    arguments = [re.sub(r"(?<![^\s,\[])/(?:[^\s,/]+/)*", "", argument) for argument in sys.argv[1:]]
     names = ("diffkit-speech", "torch", "onnxruntime", "pesq", "pystoi", *packages)
     return {
         "command": f"`{shlex.join(['python', 'apps/bench/speech.py', *arguments])}`",

@@ -1,7 +1,6 @@
 """What a speech checkpoint holds: a network, its process, its transform and its task."""
 
 import platform
-import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,12 @@ from diffkit.speech.spectrum import Spectrum
 from diffkit.speech.task import EMBEDDED
 
 TASKS = ("enhance", "dereverb")
+
+_SAMPLING = {
+    "data": {"solver": "ancestral", "steps": 1},
+    # The reverse SDE down to where the score is still trained, and its mean there; SGMSE+'s 60 calls.
+    "score": {"solver": "pc", "steps": 30, "end": 0.03},
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def save(folder: str | Path, task: Any, kind: str, card: str, sampling: dict[str
         "process": checkpoint.describe(task.process),
         "spectrum": checkpoint.describe(task.spectrum),
         "target": next(name for name, target in predict.TARGETS.items() if target is task.target),
-        "sampling": sampling or {"solver": "ancestral", "steps": 1},
+        "sampling": sampling or _SAMPLING["data"],
         "diffkit-speech": metadata.version("diffkit-speech"),
     }
     return checkpoint.save(folder, task.network, config, card)
@@ -71,18 +76,16 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
     return Model(folder.name, network, process, spectrum, target, config)
 
 
-def write_run(task: Any, folder: Path, trainer: Any) -> None:
+def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
     data = trainer.datamodule
     source = data.corpus or data.paired
     metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "valid" in k}
-    started = getattr(task, "_started", None)
-    hours = f"{(time.time() - started) / 3600:.2f} h" if started else "unknown time"
     card = (
         f"# {data.task}\n\nTrained with `diffkit-speech train` for {trainer.global_step} steps of "
-        f"{data.batch_size} items of {data.seconds} s, {hours} in this process, on "
+        f"{data.batch_size} items of {data.seconds} s, {seconds / 3600:.2f} h in the last process, on "
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
-        f"Data: {Path(source).name}; licences and checksums stand in its manifest.json.\n\n"
+        f"Data: {Path(source).name}; for a corpus, licences and checksums stand in its manifest.json.\n\n"
         f"Validation: {metrics}\n"
     )
-    save(folder, task, data.task, card)
+    save(folder, task, data.task, card, _SAMPLING[task.objective])

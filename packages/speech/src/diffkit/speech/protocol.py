@@ -125,6 +125,7 @@ def _write(out: Path, side: str, pairs: Callable[[Callable[[str, Array, Array], 
         raise ValueError(f"{out} exists already; give a new folder or delete it.")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    work.chmod(0o755)  # mkdtemp makes folders that nobody else can read
     count = 0
 
     def save(name: str, clean: Array, degraded: Array) -> None:

@@ -6,9 +6,11 @@
 """
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -18,6 +20,9 @@ from lightning.pytorch.cli import LightningCLI
 from diffkit.core.train.task import Task
 
 
+Writer: TypeAlias = Callable[[Any, Path, Trainer, float], None]
+
+
 class Export(Callback):
     """Writes the network as a checkpoint folder at every validation and when training ends.
 
@@ -25,11 +30,15 @@ class Export(Callback):
     weights are still in place.
 
     Args:
-        write: ``(task, folder, trainer)``; the domain's own writer.
+        write: ``(task, folder, trainer, seconds)``, seconds of training in this process; the domain's own.
     """
 
-    def __init__(self, write: Callable[[Task, Path, Trainer], None]):
+    def __init__(self, write: Writer):
         self.write = write
+        self.start = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.monotonic()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -41,7 +50,8 @@ class Export(Callback):
     def _export(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
             assert isinstance(module, Task)
-            self.write(module, Path(trainer.default_root_dir) / "checkpoint", trainer)
+            folder = Path(trainer.default_root_dir) / "checkpoint"
+            self.write(module, folder, trainer, time.monotonic() - self.start)
 
 
 class EMA(WeightAveraging):
@@ -62,7 +72,7 @@ def train(
     data: type[LightningDataModule],
     args: Sequence[str],
     *,
-    write: Callable[[Task, Path, Trainer], None],
+    write: Writer,
 ) -> Trainer:
     """Parse ``args``, train, and export; ``--resume FILE.ckpt`` (or ``last``) goes on with a run."""
     torch.set_flush_denormal(True)  # denormal gradients make a CPU step ten times slower
@@ -74,6 +84,7 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter.*")
         cli = CLI(
             task,
             data,
