@@ -19,7 +19,6 @@ from lightning.pytorch.cli import LightningCLI
 
 from diffkit.core.train.task import Task
 
-
 Writer: TypeAlias = Callable[[Any, Path, Trainer, float], None]
 
 
@@ -75,6 +74,7 @@ def train(
     write: Writer,
 ) -> Trainer:
     """Parse ``args``, train, and export; ``--resume FILE.ckpt`` (or ``last``) goes on with a run."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of what lightning calls
     torch.set_flush_denormal(True)  # denormal gradients make a CPU step ten times slower
 
     class CLI(LightningCLI):
@@ -84,7 +84,7 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter.*")
+        warnings.filterwarnings("ignore", message="LightningCLI.s args parameter")
         cli = CLI(
             task,
             data,
@@ -92,6 +92,7 @@ def train(
             args=list(args),
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": []},
+            parser_kwargs={"exit_on_error": False},
         )
         cli.trainer.callbacks.insert(0, Export(write))  # pyright: ignore[reportAttributeAccessIssue]
         resume = cli.config.resume
