@@ -40,22 +40,25 @@ def interleaved(functions: dict[str, Callable[[], object]], device: str, runs: i
 
 def overhead(device: str, runs: int) -> list[tuple[str, float, float]]:
     """(name, microseconds a step here, in diffusers) for the methods that both have."""
-    import diffusers
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
     pairs: list[tuple[str, Solver, object]] = [
-        ("DDIM", ddim(), diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False)),
-        ("DPM-Solver++ 2M", dpmpp_2m(), diffusers.DPMSolverMultistepScheduler(prediction_type="sample")),
+        ("DDIM", ddim(), DDIMScheduler(prediction_type="sample", clip_sample=False)),
+        ("DPM-Solver++ 2M", dpmpp_2m(), DPMSolverMultistepScheduler(prediction_type="sample")),
         (
             "DPM-Solver++ 3M",
             dpmpp_3m(),
-            diffusers.DPMSolverMultistepScheduler(prediction_type="sample", solver_order=3),
+            DPMSolverMultistepScheduler(prediction_type="sample", solver_order=3),
         ),
         (
             "UniPC-2 / adams(2, corrector)",
             adams(2, corrector=True),
-            diffusers.UniPCMultistepScheduler(prediction_type="sample"),
+            UniPCMultistepScheduler(prediction_type="sample"),
         ),
-        ("Heun", heun(), diffusers.HeunDiscreteScheduler(prediction_type="sample")),
+        ("Heun", heun(), HeunDiscreteScheduler(prediction_type="sample")),
     ]
     x = torch.randn(SHAPE, device=device)
     rows: list[tuple[str, float, float]] = []
@@ -79,7 +82,7 @@ def overhead(device: str, runs: int) -> list[tuple[str, float, float]]:
             best = interleaved({"ours": ours, "theirs": theirs, "setup": setup}, device, runs)
         best["theirs"] -= best["setup"]  # a plan is made once too, and is not timed
         calls = {"ours": plan.nfe, "theirs": len(scheduler.timesteps)}  # type: ignore[attr-defined]
-        rows.append((name, *(1e6 * best[k] / calls[k] for k in ("ours", "theirs"))))
+        rows.append((name, 1e6 * best["ours"] / calls["ours"], 1e6 * best["theirs"] / calls["theirs"]))
     return rows
 
 
@@ -100,7 +103,8 @@ def compiled(device: str, runs: int) -> tuple[float, float]:
             single(x)
 
     with torch.inference_mode():
-        loop(x), alone()
+        loop(x)
+        alone()
         best = interleaved({"loop": lambda: loop(x), "alone": alone}, device, runs)
     return 1e3 * best["loop"], 1e3 * best["alone"]
 

@@ -69,8 +69,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
         process = checkpoint.construct(config["process"])
         spectrum = checkpoint.construct(config["spectrum"])
         target = config["target"]
-        predict.TARGETS[target]
-        config["sampling"]["solver"], config["sampling"]["steps"]
+        _ = predict.TARGETS[target], config["sampling"]["solver"], config["sampling"]["steps"]
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{folder}/config.json lacks or misnames {error}.") from error
     network = checkpoint.load_weights(folder, network, device=device)
