@@ -212,10 +212,11 @@ class Enhancer:
             raise ValueError(f"no solver {name!r}; the solvers are {', '.join(SOLVERS)}.")
         if calls < 1:
             raise ValueError(f"steps must be at least 1, not {calls}.")
-        start = own.get("start", 1.0)
-        if name == "pc" and self.model.process.terminal_mismatch().noise == 0:
-            start = min(start, _PC_START)
-        return SOLVERS[name](), power(calls, own.get("power", 1.0), start, own.get("end", 0.0))
+        start, end, exponent = own.get("start", 1.0), own.get("end", 0.0), own.get("power", 1.0)
+        if name == "pc":  # as published: equal steps, from where the process has noise
+            exponent = 1.0
+            start = start if self.model.process.terminal_mismatch().noise else min(start, _PC_START)
+        return SOLVERS[name](), power(calls, exponent, start, end)
 
     def _drive(self, job: Job, solver: str | None, steps: int | None) -> None:
         self.sampling(solver, steps)  # wrong options are refused before any work

@@ -19,6 +19,9 @@ from torch import Tensor
 from diffkit.core.process import Gaussian, interpolate, sqrt_variance
 
 
+_QUADRATURE = tuple(torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(64))
+
+
 class _Pulled(Gaussian):
     """Processes with b = 1 - a: the mean moves from x0 to y."""
 
@@ -131,7 +134,7 @@ class BBED(_Pulled):
         return 1 - t
 
     def s(self, t: Tensor) -> Tensor:
-        nodes, weights = (torch.as_tensor(v).to(t) for v in np.polynomial.legendre.leggauss(64))
+        nodes, weights = (v.to(t) for v in _QUADRATURE)
         end = -torch.log1p(-t.clamp(max=1 - 1e-12))[..., None]
         q = end * (nodes + 1) / 2
         growth = torch.exp(2 * math.log(self.k) * -torch.expm1(-q) + q - 2 * end)

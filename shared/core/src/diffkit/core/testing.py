@@ -61,20 +61,28 @@ def flow(
     """The exact probability flow of the mixture between two values of lambda, from ``count`` start points.
 
     Returns z at its start and end, ``[count, 1]``. With w = z/s the flow is dw/dlambda = e^lambda D, which is
-    smooth even where a tabulated schedule is not; an adaptive eighth-order method at rtol 1e-12.
+    smooth even where a tabulated schedule is not. A thousand steps of the classical fourth-order method,
+    whose nodes are known, need the inverse of lambda once; they agree with an adaptive method to 1e-11.
     """
-    from scipy.integrate import solve_ivp
+    steps = 1000
+    h = (lam[1] - lam[0]) / steps
+    levels = torch.linspace(lam[0], lam[1], 2 * steps + 1, dtype=torch.float64)
+    times, growth = process.time(levels), levels.exp().tolist()
+    scales = process.s(times)
 
-    def field(level: float, flat: Any) -> Any:
-        t = process.time(level)
-        z = torch.as_tensor(flat)[:, None] * process.s(t)
-        return math.exp(level) * mixture.denoise(process, z, t)[:, 0].numpy()
+    def slope(k: int, w: Tensor) -> Tensor:
+        return growth[k] * mixture.denoise(process, w * scales[k], times[k])
 
-    first, last = process.time(torch.tensor(lam, dtype=torch.float64))
-    width = (process.a(first).square() + process.s(first).square()).sqrt()
-    z = torch.linspace(-1.5, 1.5, count, dtype=torch.float64)[:, None] * width
-    path = solve_ivp(field, lam, (z[:, 0] / process.s(first)).numpy(), "DOP853", rtol=1e-12, atol=1e-13)
-    return z, torch.as_tensor(path.y[:, -1:]) * process.s(last)
+    first = (process.a(times[0]).square() + scales[0].square()).sqrt()
+    z = torch.linspace(-1.5, 1.5, count, dtype=torch.float64)[:, None] * first
+    w = z / scales[0]
+    for k in range(0, 2 * steps, 2):
+        one = slope(k, w)
+        two = slope(k + 1, w + h / 2 * one)
+        three = slope(k + 1, w + h / 2 * two)
+        four = slope(k + 2, w + h * three)
+        w = w + h / 6 * (one + 2 * two + 2 * three + four)
+    return z, w * scales[-1]
 
 
 def graded(process: Gaussian, steps: int, lam: tuple[float, float], halvings: int) -> Tensor:
