@@ -151,6 +151,9 @@ def writer(
         beside.unlink(missing_ok=True)
 
 
+_MANY_PHASES = 2000
+
+
 def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """`wave [..., samples]` at `target_rate`, band-limited (windowed sinc, Kaiser, 64 zero crossings).
 
@@ -161,10 +164,16 @@ def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
     from torchaudio.functional import resample as sinc
 
     divisor = gcd(source_rate, target_rate)
+    down, up = source_rate // divisor, target_rate // divisor
+    if max(down, up) > _MANY_PHASES:  # rates like 22051 Hz: torchaudio's kernel would fill the memory
+        from scipy.signal import resample_poly
+
+        out = resample_poly(wave.double().cpu().numpy(), up, down, axis=-1, window=("kaiser", 14.77))
+        return torch.from_numpy(out).to(wave)
     return sinc(
         wave,
-        source_rate // divisor,
-        target_rate // divisor,
+        down,
+        up,
         lowpass_filter_width=64,
         rolloff=0.9476,
         resampling_method="sinc_interp_kaiser",

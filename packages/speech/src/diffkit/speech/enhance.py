@@ -34,7 +34,6 @@ _ROUND = 0.5  # s: chunks are mirrored on to a multiple of it, so that files of 
 _GATE_BLOCK, _GATE = 0.4, 0.1  # s, and a ratio of energies
 _SILENT = 1e-12  # rms; a level below it is digital silence
 _PC_START = 0.98  # the reverse SDE of a bridge that ends without noise starts just below its end
-_MAX_RATIO = 2000  # of coprime rates: beyond it a resampling kernel fills the memory
 
 
 class Chunk(NamedTuple):
@@ -129,7 +128,6 @@ class Enhancer:
             FloatingPointError: the model gave values that are not finite.
         """
         _check(waveform, sample_rate)
-        _check_rate(sample_rate, self.rate, "waveform")
         wave = torch.atleast_2d(waveform.detach()).to("cpu", torch.float32)
         length, overlap = CHUNK * sample_rate, OVERLAP * sample_rate
         gain = self._gain(_cut(wave, length, 0), sample_rate)
@@ -168,7 +166,6 @@ class Enhancer:
         if target.exists() and source.exists() and target.samefile(source):
             raise ValueError(f"{source} is both input and output; name another output.")
         about = audio.info(source)
-        _check_rate(about.rate, self.rate, source)
         subtype = about.subtype if source.suffix.lower() == target.suffix.lower() else None
         gain = self._gain(audio.blocks(source, CHUNK * about.rate), about.rate)
         _make_folder(target.parent)
@@ -324,8 +321,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"the output folder {folder} cannot be made: {error.strerror}.") from error
-
-
-def _check_rate(rate: int, model_rate: int, name: str | Path) -> None:
-    if max(rate, model_rate) // math.gcd(rate, model_rate) > _MAX_RATIO:
-        raise audio.AudioError(f"{name}: {rate} Hz is not a usual sample rate; resample it first.")

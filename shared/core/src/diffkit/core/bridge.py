@@ -18,7 +18,6 @@ from torch import Tensor
 
 from diffkit.core.process import Gaussian, interpolate, sqrt_variance
 
-
 _QUADRATURE = tuple(torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(64))
 
 
