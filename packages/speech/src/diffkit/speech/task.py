@@ -23,6 +23,7 @@ from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
 from diffkit.core.types import Denoiser
+from diffkit.speech.model import magnitude
 from diffkit.speech.spectrum import Spectrum
 
 EMBEDDED = Path(__file__).parent / "pretrained"
@@ -152,11 +153,10 @@ class SpeechTask(Task):
     def _errors(self, estimate: Tensor, x0: Tensor, clean: Tensor) -> dict[str, Tensor]:
         w = self.weights
         wave = self.spectrum.inverse(estimate.float(), clean.shape[-1])
-        size = lambda s: s.square().sum(1).clamp(min=1e-12).sqrt()  # noqa: E731
         error = (estimate - x0).square().mean() / w.sigma_data**2
-        magnitude = (size(estimate) - size(x0)).square().mean() / w.sigma_data**2
+        size_error = (magnitude(estimate) - magnitude(x0)).square().mean() / w.sigma_data**2
         time = (wave - clean).abs().mean() / LEVEL
-        loss = w.spectrum * error + w.magnitude * magnitude + w.time * time
+        loss = w.spectrum * error + w.magnitude * size_error + w.time * time
         terms = {"spectrum": error, "time": time}
         if self._pesq is not None:
             with torch.autocast(wave.device.type, enabled=False):  # its recursive filters are float32 only

@@ -222,9 +222,7 @@ def integrate(
     times, rows, slots = _prepare(x, plan)
     memory = [x] + [None] * (slots - 1) if memory is None else memory
     for k, row in enumerate(rows):
-        point = _mix(row.at, memory)
-        values = [*memory, denoise(point, times[k]), draw(k, point) if row.noisy else None]
-        memory = [_mix(terms, values) for terms in row.carry]
+        _, _, memory = _advance(k, row, times[k], memory, denoise, draw)
         if between is not None:
             memory = between(k, memory)
     return memory[0]
@@ -237,11 +235,18 @@ def walk(
     times, rows, slots = _prepare(x, plan)
     memory: list[Any] = [x] + [None] * (slots - 1)
     for k, row in enumerate(rows):
-        point = _mix(row.at, memory)
-        d = denoise(point, times[k])
-        values = [*memory, d, draw(k, point) if row.noisy else None]
-        memory = [_mix(terms, values) for terms in row.carry]
+        point, d, memory = _advance(k, row, times[k], memory, denoise, draw)
         yield Frame(k, float(times[k]), point, d, memory)
+
+
+def _advance(
+    k: int, row: Row, t: Tensor, memory: list[Any], denoise: Denoiser, draw: Draw
+) -> tuple[Any, Any, list[Any]]:
+    """One row: the point, the prediction there, and memory after it."""
+    point = _mix(row.at, memory)
+    d = denoise(point, t)
+    values = [*memory, d, draw(k, point) if row.noisy else None]
+    return point, d, [_mix(terms, values) for terms in row.carry]
 
 
 def _prepare(x: Any, plan: Plan | Mapping[str, Plan]) -> tuple[tuple[Tensor, ...], tuple[Row, ...], int]:

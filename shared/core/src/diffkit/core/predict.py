@@ -119,6 +119,12 @@ def to_noise(process: Gaussian, data: Tensor, x: Tensor, t: Tensor, *, y: Tensor
     return rest / expand_as(process.s(t), x)
 
 
+def network_input(target: Target, process: Gaussian, x: Tensor, t: Tensor) -> Tensor:
+    """What a network for ``target`` is given of ``x``: scaled by c_in where the target is preconditioned."""
+    scale = getattr(target, "scale", None)
+    return x if scale is None else expand_as(scale(process, float64(t)), x) * x
+
+
 def wrap(
     network: Callable[..., Tensor], process: Gaussian, target: Target = x0, *, y: Tensor | None = None
 ) -> Denoiser:
@@ -127,12 +133,10 @@ def wrap(
     Condition the network by closing over its arguments (``functools.partial``). A preconditioned target
     (one with a ``scale``) also scales the network's input. ``t`` reaches the network as ``[batch]``.
     """
-    scale = getattr(target, "scale", None)
 
     def denoise(x: Any, t: Tensor) -> Tensor:
-        inputs = x if scale is None else expand_as(scale(process, float64(t)), x) * x
         batch_t = torch.as_tensor(t, device=x.device).to(x.dtype).expand(x.shape[0])
-        return to_data(target, process, network(inputs, batch_t), x, t, y=y)
+        return to_data(target, process, network(network_input(target, process, x, t), batch_t), x, t, y=y)
 
     return denoise
 

@@ -23,19 +23,6 @@ Draw: TypeAlias = Callable[[int, Any], Any]
 """``(step, like) -> noise`` shaped as ``like``; a pure function of its own seeds and ``step``."""
 
 
-def map_leaves(fn: Callable[..., Tensor], state: Any, *others: Any) -> Any:
-    """Apply ``fn`` to every leaf of ``state`` (and the leaves of the same name in ``others``).
-
-    An argument in ``others`` that is no mapping is passed to every leaf as it is.
-    """
-    if isinstance(state, Tensor):
-        return fn(state, *others)
-    return {
-        name: fn(leaf, *(other[name] if isinstance(other, Mapping) else other for other in others))
-        for name, leaf in state.items()
-    }
-
-
 def leaves(state: Any) -> list[Tensor]:
     """The tensors of a state, in its own order."""
     return [state] if isinstance(state, Tensor) else list(state.values())

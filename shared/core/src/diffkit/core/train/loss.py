@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffkit.core import predict
 from diffkit.core.process import Gaussian
-from diffkit.core.types import expand_as, float64
+from diffkit.core.types import float64
 
 Weight: TypeAlias = Callable[[Gaussian, Tensor], Tensor]
 """``(process, t) -> w``: the weight on |x0_net - x0|^2, float64, of the shape of ``t``."""
@@ -71,9 +71,7 @@ def denoising_loss(
     t = uniform_times(x0.shape[0], like=x0) if t is None else t
     noise = torch.randn_like(x0) if noise is None else noise
     x = process.corrupt(x0, t, y=y, noise=noise)
-    scale = getattr(target, "scale", None)
-    inputs = x if scale is None else expand_as(scale(process, float64(t)), x) * x
-    output = network(inputs, t.to(x.dtype))
+    output = network(predict.network_input(target, process, x, t), t.to(x.dtype))
     if weight is None:
         error = output - predict.truth(target, process, x0, noise, t, y=y)
         return mean_per_sample(error.square()).mean()
