@@ -59,6 +59,7 @@ class LossWeights:
         magnitude: squared error of its magnitude.
         time: mean absolute error of the waveform, in units of :data:`LEVEL`.
         pesq: the differentiable PESQ of torch-pesq (extra ``train``); 0 leaves it out.
+        estoi: one minus the extended STOI of torch-stoi (extra ``train``); 0 leaves it out.
         sigma_data: standard deviation of a compressed spectrum.
     """
 
@@ -66,6 +67,7 @@ class LossWeights:
     magnitude: float = 1.0
     time: float = 0.5
     pesq: float = 0.0
+    estoi: float = 0.0
     sigma_data: float = 0.1
 
 
@@ -115,7 +117,10 @@ class SpeechTask(Task):
         self.rollout = rollout
         self.jitter_db = jitter_db
         self.t_min = t_min
-        self._pesq = _pesq_loss(self.spectrum.rate) if self.weights.pesq else None
+        makers = {"pesq": _pesq_loss, "estoi": _estoi_loss}
+        self._measures = {
+            name: make(self.spectrum.rate) for name, make in makers.items() if getattr(self.weights, name)
+        }
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """``batch``: clean and noisy waveforms, each ``[batch, samples]``."""
@@ -158,10 +163,11 @@ class SpeechTask(Task):
         time = (wave - clean).abs().mean() / LEVEL
         loss = w.spectrum * error + w.magnitude * size_error + w.time * time
         terms = {"spectrum": error, "time": time}
-        if self._pesq is not None:
-            with torch.autocast(wave.device.type, enabled=False):  # its recursive filters are float32 only
-                terms["pesq"] = self._pesq(clean, wave)
-            loss = loss + w.pesq * terms["pesq"]
+        audible = clean.square().mean(-1) > 1e-6  # neither measure knows silence
+        with torch.autocast(wave.device.type, enabled=False):  # PESQ's recursive filters are float32 only
+            for name, measure in self._measures.items():
+                terms[name] = measure(clean[audible], wave[audible]) if audible.any() else wave.sum() * 0
+                loss = loss + getattr(w, name) * terms[name]
         return {"loss": loss, **terms}
 
 
@@ -172,12 +178,14 @@ def _pesq_loss(rate: int) -> Any:
     except ImportError as error:
         raise ValueError("the pesq loss needs torch-pesq: pip install 'diffkit-speech[train]'.") from error
     measure = SpectralPesqLoss(1.0, sample_rate=rate).requires_grad_(False)
+    return lambda clean, estimate: measure.to(clean.device)(clean, estimate).mean()
 
-    def loss(clean: Tensor, estimate: Tensor) -> Tensor:
-        audible = clean.square().mean(-1) > 1e-6
-        if not audible.any():
-            return estimate.sum() * 0
-        measure.to(clean.device)
-        return measure(clean[audible], estimate[audible]).mean()
 
-    return loss
+def _estoi_loss(rate: int) -> Any:
+    """One minus the extended STOI (Jensen and Taal 2016), as :func:`_pesq_loss`."""
+    try:
+        from torch_stoi import NegSTOILoss
+    except ImportError as error:
+        raise ValueError("the estoi loss needs torch-stoi: pip install 'diffkit-speech[train]'.") from error
+    measure = NegSTOILoss(sample_rate=rate, extended=True)
+    return lambda clean, estimate: 1 + measure.to(clean.device)(estimate, clean).mean()

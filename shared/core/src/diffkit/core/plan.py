@@ -13,23 +13,29 @@ An author writes rows in the notation of the paper, with linear combinations of 
     Step(t, at=x, carry=(x * (s_u / s_t) + d * (a_u - a_t * s_u / s_t),))
 
 Tables can be searched, inverted, compiled and compared, and a wrong weight shows as a wrong order.
+
+A weight is a number, or a tensor that broadcasts over the state from the left (``[batch]``, ``[batch,
+tokens]``, ``[1, channels, height, width]``): methods that know each element, and each sample or token on a
+grid of its own. :func:`stack` makes such a plan of scalar ones.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from diffkit.core.types import Denoiser, Draw, leaves
+from diffkit.core.types import Denoiser, Draw, expand_as, leaves
+
+Weight: TypeAlias = float | Tensor
 
 
 @dataclass(frozen=True)
 class Lin:
     """A linear combination of a plan's memory slots, the prediction d and the noise z."""
 
-    weights: tuple[float, ...]
+    weights: tuple[Weight, ...]
 
     def __add__(self, other: "Lin") -> "Lin":
         return Lin(tuple(p + q for p, q in zip(self.weights, other.weights, strict=True)))
@@ -37,12 +43,12 @@ class Lin:
     def __sub__(self, other: "Lin") -> "Lin":
         return self + other * -1.0
 
-    def __mul__(self, factor: float) -> "Lin":
+    def __mul__(self, factor: Weight) -> "Lin":
         return Lin(tuple(factor * w for w in self.weights))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: float) -> "Lin":
+    def __truediv__(self, divisor: Weight) -> "Lin":
         return self * (1 / divisor)
 
 
@@ -63,7 +69,7 @@ class Step:
     carry: tuple[Lin, ...]
 
 
-Terms: TypeAlias = tuple[tuple[int, float], ...]
+Terms: TypeAlias = tuple[tuple[int, Weight], ...]
 
 
 class Row(NamedTuple):
@@ -74,15 +80,22 @@ class Row(NamedTuple):
     noisy: bool
 
 
-def _terms(weights: Iterable[float]) -> Terms:
-    return tuple((i, w) for i, w in enumerate(weights) if w != 0.0)
+def _terms(weights: Tensor) -> Terms:
+    """The weights ``[slots, ...]`` that are not zero, as numbers where they are the same for all elements."""
+    if weights.ndim == 1:
+        return tuple((i, w) for i, w in enumerate(weights.tolist()) if w != 0.0)
+    flat = weights.flatten(1)
+    same = (flat == flat[:, :1]).all(1).tolist()
+    pairs = [(i, float(flat[i, 0]) if same[i] else w) for i, w in enumerate(weights)]
+    return tuple((i, w) for i, w in pairs if not isinstance(w, float) or w != 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A tabulated method: times ``t`` ``[rows]``, ``U`` ``[rows, slots]``, ``V`` ``[rows, slots, slots]``,
-    ``B`` and ``C`` ``[rows, slots]``, all float64 on the CPU.
+    ``B`` and ``C`` ``[rows, slots]``, and the time ``end`` of the state it returns; float64 on the CPU.
 
+    All may have further axes, the same for the tables: weights and times for each element (see the module).
     ValueError if a coefficient is not finite.
     """
 
@@ -91,6 +104,7 @@ class Plan:
     V: Tensor
     B: Tensor
     C: Tensor
+    end: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     rows: tuple[Row, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,10 +112,10 @@ class Plan:
             raise ValueError(
                 "the plan has coefficients that are not finite: a step is degenerate on this grid."
             )
-        sources = torch.cat([self.V, self.B[..., None], self.C[..., None]], -1).tolist()
+        sources = torch.cat([self.V, self.B[:, :, None], self.C[:, :, None]], 2)
         rows = tuple(
-            Row(_terms(at), tuple(_terms(slot) for slot in carry), any(slot[-1] != 0 for slot in carry))
-            for at, carry in zip(self.U.tolist(), sources, strict=True)
+            Row(_terms(at), tuple(_terms(slot) for slot in carry), bool(noise.any()))
+            for at, carry, noise in zip(self.U, sources, self.C, strict=True)
         )
         object.__setattr__(self, "rows", rows)
 
@@ -116,8 +130,10 @@ class Plan:
         return len(self.t)
 
     def __getitem__(self, rows: slice) -> "Plan":
-        """The plan of some of the rows, to go on from saved memory."""
-        return Plan(*(table[rows] for table in (self.t, self.U, self.V, self.B, self.C)))
+        """The plan of some consecutive rows, to go on from saved memory."""
+        last = range(len(self.t))[rows].stop
+        end = self.t[last] if last < len(self.t) else self.end
+        return Plan(*(table[rows] for table in (self.t, self.U, self.V, self.B, self.C)), end=end)
 
     @property
     def noisy(self) -> bool:
@@ -125,17 +141,55 @@ class Plan:
         return any(row.noisy for row in self.rows)
 
 
-def tabulate(steps: Iterable[Step]) -> Plan:
-    """The plan of an author's steps."""
+def tabulate(steps: Iterable[Step], end: float = 0.0) -> Plan:
+    """The plan of an author's steps, which lead to the time ``end``."""
     steps = list(steps)
     if not steps:
         raise ValueError("a plan needs at least one step.")
-    at = torch.tensor([step.at.weights for step in steps], dtype=torch.float64)
-    carry = torch.tensor([[slot.weights for slot in step.carry] for step in steps], dtype=torch.float64)
+    at = _table([step.at.weights for step in steps])
+    carry = _table([[slot.weights for slot in step.carry] for step in steps])
     if bool(at[:, -2:].any()):
         raise ValueError("a step is evaluated at a combination of memory alone, before d and z exist.")
     t = torch.tensor([step.t for step in steps], dtype=torch.float64)
-    return Plan(t, at[:, :-2], carry[:, :, :-2], carry[:, :, -2], carry[:, :, -1])
+    V, B, C = carry[:, :, :-2], carry[:, :, -2], carry[:, :, -1]
+    return Plan(t, at[:, :-2], V, B, C, torch.tensor(end, dtype=torch.float64))
+
+
+def _table(weights: Sequence[Any]) -> Tensor:
+    """Nested sequences of weights as one float64 tensor, the elements' axes last."""
+
+    def flat(value: Any) -> list[Weight]:
+        return [w for part in value for w in flat(part)] if isinstance(value, list | tuple) else [value]
+
+    elements = [w for w in flat(weights) if isinstance(w, Tensor)]
+    if not elements:
+        return torch.tensor(weights, dtype=torch.float64)
+    shape = torch.broadcast_shapes(*(w.shape for w in elements))
+
+    def fill(value: Any) -> Tensor:
+        if isinstance(value, list | tuple):
+            return torch.stack([fill(part) for part in value])
+        return torch.as_tensor(value, dtype=torch.float64).expand(shape)
+
+    return fill(weights)
+
+
+def stack(plans: Sequence[Plan], shape: Sequence[int]) -> Plan:
+    """One plan of many scalar ones, each for one of the elements ``shape`` of the state (see the module).
+
+    ValueError if they differ in their number of rows or slots.
+    """
+    if len({(plan.nfe, plan.slots) for plan in plans}) != 1:
+        raise ValueError("plans of one state must have equally many rows: these grids need different ones.")
+
+    def gather(tables: list[Tensor]) -> Tensor:
+        return torch.stack(tables, -1).unflatten(-1, list(shape))
+
+    tables = [gather([getattr(plan, name) for plan in plans]) for name in "UVBC"]
+    t, end = gather([plan.t for plan in plans]), gather([plan.end for plan in plans])
+    if bool((t.flatten(1) == t.flatten(1)[:, :1]).all()) and bool((end == end.flatten()[0]).all()):
+        t, end = plans[0].t, plans[0].end
+    return Plan(t, *tables, end=end)
 
 
 class Frame(NamedTuple):
@@ -163,12 +217,12 @@ def _combine(terms: Terms, values: list[Any]) -> Tensor | None:
         value = values[slot]
         if value is None:
             continue
-        if total is not None:
-            total = torch.add(total, value, alpha=weight)
-        elif weight == 1.0:
-            total = value
+        if isinstance(weight, Tensor):
+            total = value * weight if total is None else total.addcmul(value, weight)
+        elif total is not None:
+            total = total.add(value, alpha=weight)
         else:
-            total = value * weight
+            total = value if weight == 1.0 else value * weight
     return total
 
 
@@ -219,7 +273,7 @@ def integrate(
 
     Nothing here waits for the device; the loop unrolls under ``torch.compile(fullgraph=True)``.
     """
-    times, rows, slots = _prepare(x, plan)
+    times, rows, slots = _prepare(x if memory is None else memory[0], plan)
     memory = [x] + [None] * (slots - 1) if memory is None else memory
     for k, row in enumerate(rows):
         _, _, memory = _advance(k, row, times[k], memory, denoise, draw)
@@ -250,7 +304,20 @@ def _advance(
 
 
 def _prepare(x: Any, plan: Plan | Mapping[str, Plan]) -> tuple[tuple[Tensor, ...], tuple[Row, ...], int]:
-    t, rows, slots = (plan.t, plan.rows, plan.slots) if isinstance(plan, Plan) else _joint(plan)
+    """Times on the device of ``x``, and rows whose weights are numbers or are shaped for ``x``."""
+    if isinstance(plan, Plan):
+        t, rows, slots = plan.t, plan.rows, plan.slots
+        if plan.U.ndim > 2:
+            rows = tuple(
+                Row(_shaped(row.at, x), tuple(_shaped(slot, x) for slot in row.carry), row.noisy)
+                for row in rows
+            )
+    else:
+        t, rows, slots = _joint(plan)
     device = leaves(x)[0].device
     t = t.to(device, torch.float32) if device.type == "mps" else t.to(device)
     return t.unbind(), rows, slots
+
+
+def _shaped(terms: Terms, x: Tensor) -> Terms:
+    return tuple((slot, expand_as(w, x) if isinstance(w, Tensor) else w) for slot, w in terms)

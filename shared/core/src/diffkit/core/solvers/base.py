@@ -58,7 +58,8 @@ class Solver:
     steps: Callable[[Gaussian, Grid], Iterator[Step]]
 
     def __call__(self, process: Gaussian, grid: Grid) -> Plan:
-        return tabulate(self.steps(process, check(grid)))
+        grid = check(grid)
+        return tabulate(self.steps(process, grid), float(grid[-1]))
 
 
 def ddim_step(process: Gaussian, t: Node, u: Node, x: Lin, d: Lin, z: Lin, eta: float = 0.0) -> Lin:
