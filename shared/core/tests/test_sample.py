@@ -7,11 +7,11 @@ from torch import Tensor
 
 from diffkit.core import noise
 from diffkit.core.bridge import OUVE, SBVE, ResShift
-from diffkit.core.grid import check, karras, lam_uniform, uniform
+from diffkit.core.grid import check, karras, lam_uniform, power, uniform
 from diffkit.core.joint import Joint
 from diffkit.core.mixture import Mixture
 from diffkit.core.noise import Recorded, Seeds, centred, key, masked, symmetric
-from diffkit.core.plan import Lin, Plan, Step, integrate, tabulate, vectors, walk
+from diffkit.core.plan import Lin, Plan, Step, integrate, stack, tabulate, vectors, walk
 from diffkit.core.process import EDM, VE, VP, Gaussian, RectifiedFlow
 from diffkit.core.sample import ancestral, plan_for, sample
 from diffkit.core.solvers import adams, ddim, dpm_solver, dpmpp_2m, dpmpp_sde, predictor_corrector
@@ -105,6 +105,22 @@ class TestPlan:
         x, old, d, z = vectors("x old d z")
         assert (2 * x - old / 4 + d).weights == (2.0, -0.25, 1.0, 0.0)
         assert isinstance(z, Lin)
+
+    def test_weights_for_each_element(self) -> None:
+        """A stack of plans takes each sample along its own grid, exactly as that grid alone does."""
+        p, x = VP(), torch.linspace(-1, 1, 3, dtype=torch.float64)[:, None]
+        grids = [power(6, exponent, 1.0, 0.01 * exponent) for exponent in (1.0, 2.0, 3.0)]
+        plan = stack([adams(3)(p, grid) for grid in grids], (3,))
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            return MIXTURE.denoise(p, x, t)
+
+        alone = [integrate(denoise, x[i : i + 1], adams(3)(p, grid)) for i, grid in enumerate(grids)]
+        torch.testing.assert_close(integrate(denoise, x, plan), torch.cat(alone))
+        assert plan.end.tolist() == pytest.approx([0.01, 0.02, 0.03])
+        assert plan[1:3].end.tolist() == [float(grid[3]) for grid in grids]
+        with pytest.raises(ValueError, match="equally many rows"):
+            stack([ddim()(p, uniform(2)), ddim()(p, uniform(3))], (2,))
 
     def test_walk_is_integrate_and_slices_go_on(self) -> None:
         plan = adams(3)(VP(), uniform(6))
