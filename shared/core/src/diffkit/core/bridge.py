@@ -51,7 +51,7 @@ class _Pinned(_Pulled):
 
 @dataclass(frozen=True)
 class BrownianBridge(_Pinned):
-    """v = sigma^2 t: the bridge of constant diffusion (BBDM, Li et al. 2023)."""
+    """v = sigma^2 t: the bridge of constant diffusion (BBDM, Li et al. 2023, 2205.07680)."""
 
     sigma: float = 1.0
 

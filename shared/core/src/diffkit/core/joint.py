@@ -41,7 +41,7 @@ class Joint(Mapping[str, Gaussian]):
         """The law of every leaf at u <= t; see :meth:`Gaussian.posterior`."""
         return {name: p.posterior(x[name], x0[name], t, u, y=_leaf(y, name)) for name, p in self.items()}
 
-    def prior(self, like: Any, *, y: Any = None, t: float = 1.0) -> dict[str, Law]:
+    def prior(self, like: Any, *, y: Any = None, t: Tensor | float = 1.0) -> dict[str, Law]:
         """The law that sampling starts from, leaf by leaf."""
         return {name: p.prior(like[name], y=_leaf(y, name), t=t) for name, p in self.items()}
 

@@ -7,6 +7,8 @@ With memory m, of which slot 0 is the state, row k says
     d = D(x, t[k])         the denoiser, E[x0 | x_t]
     m = V[k] m + B[k] d + C[k] z
 
+A row whose B is zero makes no call: it moves or mixes memory, or adds noise.
+
 An author writes rows in the notation of the paper, with linear combinations of named vectors:
 
     x, d, z = vectors("x d z")
@@ -78,6 +80,7 @@ class Row(NamedTuple):
     at: Terms
     carry: tuple[Terms, ...]
     noisy: bool
+    calls: bool
 
 
 def _terms(weights: Tensor) -> Terms:
@@ -114,8 +117,8 @@ class Plan:
             )
         sources = torch.cat([self.V, self.B[:, :, None], self.C[:, :, None]], 2)
         rows = tuple(
-            Row(_terms(at), tuple(_terms(slot) for slot in carry), bool(noise.any()))
-            for at, carry, noise in zip(self.U, sources, self.C, strict=True)
+            Row(_terms(at), tuple(_terms(slot) for slot in carry), bool(noise.any()), bool(call.any()))
+            for at, carry, noise, call in zip(self.U, sources, self.C, self.B, strict=True)
         )
         object.__setattr__(self, "rows", rows)
 
@@ -126,8 +129,8 @@ class Plan:
 
     @property
     def nfe(self) -> int:
-        """Network calls: one for each row."""
-        return len(self.t)
+        """Network calls: one for each row that uses its prediction."""
+        return sum(row.calls for row in self.rows)
 
     def __getitem__(self, rows: slice) -> "Plan":
         """The plan of some consecutive rows, to go on from saved memory."""
@@ -139,6 +142,26 @@ class Plan:
     def noisy(self) -> bool:
         """Whether any row draws noise."""
         return any(row.noisy for row in self.rows)
+
+    def inverse(self) -> "Plan":
+        """The plan from the memory at this plan's end back to that at its start: exact, at the same calls.
+
+        m' = V m + B d(U m) is undone by m = V^-1 (m' - B d) if the point U m can be read from m' without d,
+        that is if U V^-1 B = 0. See :func:`invert`. ValueError if the plan draws noise or cannot be undone.
+        """
+        if self.noisy:
+            raise ValueError("a plan that draws noise has no inverse.")
+        square, singular = torch.linalg.inv_ex(self.V.movedim((1, 2), (-2, -1)))
+        V = square.movedim((-2, -1), (1, 2))
+        U = (self.U[:, :, None] * V).sum(1)
+        leak = (U * self.B).sum(1).abs() > 1e-9 * U.abs().sum(1) * self.B.abs().sum(1)
+        if bool(singular.any()) or bool(leak.any()):
+            raise ValueError(
+                "the plan has no exact inverse: it does not keep the points it evaluates; use bdia or edict."
+            )
+        B = -(V * self.B[:, None]).sum(2)
+        tables = (table.flip(0) for table in (self.t, U, V, B, self.C))
+        return Plan(*tables, end=self.t[0])
 
 
 def tabulate(steps: Iterable[Step], end: float = 0.0) -> Plan:
@@ -179,7 +202,7 @@ def stack(plans: Sequence[Plan], shape: Sequence[int]) -> Plan:
 
     ValueError if they differ in their number of rows or slots.
     """
-    if len({(plan.nfe, plan.slots) for plan in plans}) != 1:
+    if len({(len(plan.t), plan.slots) for plan in plans}) != 1:
         raise ValueError("plans of one state must have equally many rows: these grids need different ones.")
 
     def gather(tables: list[Tensor]) -> Tensor:
@@ -192,8 +215,31 @@ def stack(plans: Sequence[Plan], shape: Sequence[int]) -> Plan:
     return Plan(t, *tables, end=end)
 
 
+def pause(plan: Plan, moves: Tensor, end: float) -> Plan:
+    """``plan`` spread over the rows where ``moves`` ``[rows]`` is true; the others change nothing.
+
+    A row that waits shows the denoiser the next point of the plan at its time; after the last, the result at
+    ``end``, which is the plan's end.
+    """
+    index = moves.cumsum(0) - moves.long()
+    still = torch.eye(plan.slots, dtype=torch.float64)
+
+    def spread(table: Tensor, after: Tensor) -> Tensor:
+        return torch.cat([table, after[None]])[index]
+
+    def hold(table: Tensor, idle: Tensor) -> Tensor:
+        table = spread(table, idle)
+        return torch.where(moves.reshape(-1, *[1] * idle.ndim), table, idle)
+
+    last = torch.tensor(end, dtype=torch.float64)
+    nothing = torch.zeros_like(still[0])
+    points = spread(plan.t, last), spread(plan.U, still[0])
+    return Plan(*points, hold(plan.V, still), hold(plan.B, nothing), hold(plan.C, nothing), end=last)
+
+
 class Frame(NamedTuple):
-    """What :func:`walk` shows of a row: its index and time, the point, the prediction, memory after it."""
+    """What :func:`walk` shows of a row: its index and time (the noisiest where elements differ), the point,
+    the prediction (None for a row that makes no call), memory after it."""
 
     step: int
     t: float
@@ -217,12 +263,11 @@ def _combine(terms: Terms, values: list[Any]) -> Tensor | None:
         value = values[slot]
         if value is None:
             continue
-        if isinstance(weight, Tensor):
-            total = value * weight if total is None else total.addcmul(value, weight)
-        elif total is not None:
-            total = total.add(value, alpha=weight)
+        plain = isinstance(weight, (float, int))  # a fraction of the time of isinstance(weight, Tensor)
+        if total is None:
+            total = value if plain and weight == 1.0 else value * weight
         else:
-            total = value if weight == 1.0 else value * weight
+            total = total.add(value, alpha=weight) if plain else total.addcmul(value, weight)
     return total
 
 
@@ -233,9 +278,10 @@ def _mix(terms: Any, values: list[Any]) -> Any:
     return None if all(part is None for part in mixed.values()) else mixed
 
 
-def _joint(plans: Mapping[str, Plan]) -> tuple[Tensor, tuple[Row, ...], int]:
+def _joint(plans: Mapping[str, Plan], x: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Row, ...], int]:
     """Rows of several leaves as one: terms become mappings of terms."""
     first = next(iter(plans.values()))
+    parts = {name: _rows(plan, x[name]) for name, plan in plans.items()}
     for name, plan in plans.items():
         if plan.slots != first.slots or not torch.equal(plan.t, first.t):
             raise ValueError(
@@ -243,11 +289,12 @@ def _joint(plans: Mapping[str, Plan]) -> tuple[Tensor, tuple[Row, ...], int]:
             )
     rows = tuple(
         Row(
-            {n: p.rows[k].at for n, p in plans.items()},  # type: ignore[arg-type]
-            tuple({n: p.rows[k].carry[i] for n, p in plans.items()} for i in range(first.slots)),  # type: ignore[misc]
-            any(p.rows[k].noisy for p in plans.values()),
+            {n: rows[k].at for n, rows in parts.items()},  # type: ignore[arg-type]
+            tuple({n: rows[k].carry[i] for n, rows in parts.items()} for i in range(first.slots)),  # type: ignore[misc]
+            any(rows[k].noisy for rows in parts.values()),
+            any(rows[k].calls for rows in parts.values()),
         )
-        for k in range(first.nfe)
+        for k in range(len(first.t))
     )
     return first.t, rows, first.slots
 
@@ -260,16 +307,19 @@ def integrate(
     draw: Draw = _no_noise,
     between: Between | None = None,
     memory: list[Any] | None = None,
+    full: bool = False,
 ) -> Any:
     """Run a plan from the state ``x`` and return the state at its end.
 
     Args:
-        denoise: ``(x_t, t) -> E[x0 | x_t]``, with ``t`` a float64 scalar on the device of ``x``.
+        denoise: ``(x_t, t) -> E[x0 | x_t]``, with ``t`` float64 on the device of ``x``: a scalar, or the first
+            axes of the state where elements have grids of their own.
         x: the state at the first time of the grid, ``[batch, ...]``, or a mapping of leaves.
         plan: of a solver; a mapping of plans, one for each leaf, for joint states.
         draw: noise for the rows that want it, keyed by row.
         between: edits memory after each row.
         memory: all slots at the start instead of ``x`` alone, to go on after some rows; None is zero.
+        full: return all slots at the end, in a list, instead of the state alone.
 
     Nothing here waits for the device; the loop unrolls under ``torch.compile(fullgraph=True)``.
     """
@@ -279,7 +329,20 @@ def integrate(
         _, _, memory = _advance(k, row, times[k], memory, denoise, draw)
         if between is not None:
             memory = between(k, memory)
-    return memory[0]
+    return memory if full else memory[0]
+
+
+def invert(denoise: Denoiser, x: Any, plan: Plan | Mapping[str, Plan]) -> list[Any]:
+    """The memory from which ``plan`` leads to ``x``: the noise of an image, say, to edit and come back.
+
+    >>> memory = invert(denoise, x0, plan)
+    >>> x0 = integrate(denoise, x0, plan, memory=memory)
+
+    Exact to rounding for the methods of :mod:`diffkit.core.solvers.reversible`, at the plan's own calls. The
+    other slots at the end are taken to be zero, as they are for a state of which nothing else is known.
+    """
+    back = plan.inverse() if isinstance(plan, Plan) else {name: leaf.inverse() for name, leaf in plan.items()}
+    return integrate(denoise, x, back, full=True)
 
 
 def walk(
@@ -290,7 +353,7 @@ def walk(
     memory: list[Any] = [x] + [None] * (slots - 1)
     for k, row in enumerate(rows):
         point, d, memory = _advance(k, row, times[k], memory, denoise, draw)
-        yield Frame(k, float(times[k]), point, d, memory)
+        yield Frame(k, float(times[k].max()), point, d, memory)
 
 
 def _advance(
@@ -298,7 +361,7 @@ def _advance(
 ) -> tuple[Any, Any, list[Any]]:
     """One row: the point, the prediction there, and memory after it."""
     point = _mix(row.at, memory)
-    d = denoise(point, t)
+    d = denoise(point, t) if row.calls else None
     values = [*memory, d, draw(k, point) if row.noisy else None]
     return point, d, [_mix(terms, values) for terms in row.carry]
 
@@ -306,17 +369,22 @@ def _advance(
 def _prepare(x: Any, plan: Plan | Mapping[str, Plan]) -> tuple[tuple[Tensor, ...], tuple[Row, ...], int]:
     """Times on the device of ``x``, and rows whose weights are numbers or are shaped for ``x``."""
     if isinstance(plan, Plan):
-        t, rows, slots = plan.t, plan.rows, plan.slots
-        if plan.U.ndim > 2:
-            rows = tuple(
-                Row(_shaped(row.at, x), tuple(_shaped(slot, x) for slot in row.carry), row.noisy)
-                for row in rows
-            )
+        t, rows, slots = plan.t, _rows(plan, x), plan.slots
     else:
-        t, rows, slots = _joint(plan)
+        t, rows, slots = _joint(plan, x)
     device = leaves(x)[0].device
     t = t.to(device, torch.float32) if device.type == "mps" else t.to(device)
     return t.unbind(), rows, slots
+
+
+def _rows(plan: Plan, x: Tensor) -> tuple[Row, ...]:
+    """The rows of a plan for the state ``x``."""
+    if plan.U.ndim == 2:
+        return plan.rows
+    return tuple(
+        Row(_shaped(row.at, x), tuple(_shaped(slot, x) for slot in row.carry), row.noisy, row.calls)
+        for row in plan.rows
+    )
 
 
 def _shaped(terms: Terms, x: Tensor) -> Terms:

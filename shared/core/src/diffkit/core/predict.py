@@ -100,7 +100,7 @@ def truth(
 def to_data(
     target: Target, process: Gaussian, output: Tensor, x: Tensor, t: Tensor, *, y: Tensor | None = None
 ) -> Tensor:
-    """x0 from a network's output F at x_t = ``x``, times ``t`` scalar or ``[batch]``."""
+    """x0 from a network's output F at x_t = ``x``, times ``t`` a scalar or the first axes of ``x``."""
     t = float64(t)
     p, q, r = target(process, t)
     output = output if y is None else _combine([(1.0, output), (-r, y)], output)
@@ -109,7 +109,8 @@ def to_data(
     a, s = process.a(t), process.s(t)
     z = x if y is None else _combine([(1.0, x), (-process.b(t), y)], x)
     det = a * q - s * p
-    return _combine([(q / det, z), (-s / det, output)], x)
+    clean = s == 0  # x0 is x/a there, also of a target that is infinite
+    return _combine([(torch.where(clean, 1 / a, q / det), z), (torch.where(clean, 0.0, -s / det), output)], x)
 
 
 def to_noise(process: Gaussian, data: Tensor, x: Tensor, t: Tensor, *, y: Tensor | None = None) -> Tensor:
@@ -131,11 +132,13 @@ def wrap(
     """The denoiser E[x0 | x_t] of ``network(x, t)`` trained towards ``target``.
 
     Condition the network by closing over its arguments (``functools.partial``). A preconditioned target
-    (one with a ``scale``) also scales the network's input. ``t`` reaches the network as ``[batch]``.
+    (one with a ``scale``) also scales the network's input. ``t`` reaches the network as ``[batch]``, or
+    ``[batch, tokens]`` where the tokens have grids of their own.
     """
 
     def denoise(x: Any, t: Tensor) -> Tensor:
-        batch_t = torch.as_tensor(t, device=x.device).to(x.dtype).expand(x.shape[0])
+        batch_t = torch.as_tensor(t, device=x.device).to(x.dtype)
+        batch_t = batch_t.expand(x.shape[: max(batch_t.ndim, 1)])
         return to_data(target, process, network(network_input(target, process, x, t), batch_t), x, t, y=y)
 
     return denoise

@@ -20,8 +20,10 @@ The anchor y vanishes in z = x - b(t) y, so a solver that is right for VP is rig
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,13 +58,14 @@ class Process(Protocol):
 
     def corrupt(self, x0: Any, t: Tensor, *, y: Any = None, noise: Any = None) -> Any: ...
     def posterior(self, x: Any, x0: Any, t: Tensor, u: Tensor, *, y: Any = None) -> Any: ...
-    def prior(self, like: Any, *, y: Any = None, t: float = 1.0) -> Any: ...
+    def prior(self, like: Any, *, y: Any = None, t: Tensor | float = 1.0) -> Any: ...
 
 
 class Gaussian(ABC):
     """x_t = a(t) x0 + b(t) y + s(t) eps. Subclasses give ``a`` and ``s``, bridges ``b`` too.
 
-    The three functions map a float64 tensor of times in [0, 1], of any shape, to coefficients of its shape.
+    The three functions map a float64 tensor of times in [0, 1], of any shape, to coefficients of its shape;
+    of a process that differs by element (:meth:`split`) to that and the axes of the elements.
     """
 
     @abstractmethod
@@ -80,6 +83,14 @@ class Gaussian(ABC):
     def c(self, t: Tensor) -> Tensor:
         """The contraction of the noise over time; ``a`` unless the process says otherwise."""
         return self.a(t)
+
+    def split(self) -> tuple[Sequence["Gaussian"], Tensor] | None:
+        """The distinct processes of one that differs by element, and which of them each element has.
+
+        The second is an integer tensor that broadcasts over the state from the left, its batch axis 1. None
+        for a process that is the same for all elements.
+        """
+        return None
 
     def rho(self, t: Tensor | float, u: Tensor | float) -> Tensor:
         """corr(eps_t, eps_u) for u <= t, in [0, 1].
@@ -117,7 +128,7 @@ class Gaussian(ABC):
     def corrupt(
         self, x0: Tensor, t: Tensor, *, y: Tensor | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """A draw of x_t given x0 ``[batch, ...]`` (and y, of its shape) at times ``t`` (scalar or ``[batch]``).
+        """A draw of x_t given x0 ``[batch, ...]`` (and y, of its shape) at ``t``: a scalar, or its first axes.
 
         ``noise`` defaults to fresh standard normal values.
         """
@@ -138,31 +149,34 @@ class Gaussian(ABC):
         t, u = float64(t), float64(u)
         here, there = self.marginal(x0, t, y=y), self.marginal(x0, u, y=y)
         rho, s_u = self.rho(t, u), self.s(u)
-        weight = torch.where(here.std > 0, rho * s_u / here.std, 0.0)
+        held = (here.std == s_u).to(s_u)  # 0 = 0: u is t, and x_u is x_t
+        weight = torch.where(here.std > 0, rho * s_u / here.std, held)
         mean = there.mean + expand_as(weight, x) * (x - here.mean)
         return Law(mean, s_u * (1 - rho**2).sqrt())
 
-    def prior(self, like: Tensor, *, y: Tensor | None = None, t: float = 1.0) -> Law:
+    def prior(self, like: Tensor, *, y: Tensor | None = None, t: Tensor | float = 1.0) -> Law:
         """The law that sampling starts from: that of x_1 with the anchor in place of the unknown x0.
 
         Warns when x_1 still depends on x0 (:meth:`terminal_mismatch`). A ``t`` below 1 is a warm start.
         """
+        start = float64(t)
         mismatch = self.terminal_mismatch()
-        if t == 1 and mismatch.ratio > 0.1:
+        if bool((start == 1).any()) and mismatch.ratio > 0.1:
             warnings.warn(
                 f"{type(self).__name__} keeps {mismatch.signal:.3g} of x0 at t = 1 beside noise of "
                 f"{mismatch.noise:.3g}: sampling starts from a law that is not the end of this process.",
                 stacklevel=2,
             )
-        start = torch.tensor(t, dtype=torch.float64)
         mean = torch.zeros_like(like) if y is None else expand_as(self.a(start) + self.b(start), y) * y
         return Law(mean, self.s(start))
 
     def terminal_mismatch(self) -> Mismatch:
-        """What the end state still knows of x0: 0 for a process whose prior is exact."""
+        """What the end state still knows of x0: 0 for a process whose prior is exact; of the worst element."""
         times = torch.tensor([1 - 1e-6, 1.0], dtype=torch.float64)
-        (near, a), (spread, s) = self.a(times).tolist(), self.s(times).tolist()
-        return Mismatch(a, s, abs(near) / spread if spread else math.inf)
+        (near, a), (spread, s) = self.a(times).reshape(2, -1), self.s(times).reshape(2, -1)
+        ratio = torch.where(spread > 0, near.abs() / spread, torch.inf)
+        worst = ratio.argmax()
+        return Mismatch(float(a[worst]), float(s[worst]), float(ratio[worst]))
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ class VP(Gaussian):
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """Sub-variance preserving: a of VP, s = 1 - a^2. Song et al. 2021, eq. 29 and appendix B."""
+    """Sub-variance preserving: a of VP, s = 1 - a^2. Song et al. 2021 (2011.13456), eq. 29."""
 
     def s(self, t: Tensor) -> Tensor:
         return -torch.expm1(2 * self.log_a(t))
@@ -195,7 +209,10 @@ class SubVP(VP):
 
 @dataclass(frozen=True)
 class Cosine(Gaussian):
-    """Variance preserving on a quarter circle: a = cos(pi t/2), s = sin(pi t/2) (Nichol and Dhariwal 2021)."""
+    """Variance preserving on a quarter circle: a = cos(pi t/2), s = sin(pi t/2).
+
+    Nichol and Dhariwal 2021 (2102.09672), without their offset and cut.
+    """
 
     def a(self, t: Tensor) -> Tensor:
         return torch.where(t == 1, 0.0, torch.cos(0.5 * math.pi * t))
@@ -208,7 +225,7 @@ class Cosine(Gaussian):
 class VE(Gaussian):
     """Variance exploding: a = 1, s^2 = sigma_min^2 (r^(2t) - 1), r = sigma_max/sigma_min.
 
-    The exact solution of Song et al. 2021, eq. 30, from x0 at t = 0; released code drops the -1, and so
+    The exact solution of Song et al. 2021 (2011.13456), eq. 30, from x0 at t = 0; released code drops the -1, and so
     adds sigma_min^2 to every variance.
     """
 
@@ -237,13 +254,85 @@ class EDM(Gaussian):
 
 @dataclass(frozen=True)
 class RectifiedFlow(Gaussian):
-    """a = 1 - t, s = t: rectified flow (Liu et al. 2022) and conditional OT (Lipman et al. 2022)."""
+    """a = 1 - t, s = t: rectified flow (Liu et al. 2022, 2209.03003), conditional OT (Lipman et al., 2210.02747)."""
 
     def a(self, t: Tensor) -> Tensor:
         return 1 - t
 
     def s(self, t: Tensor) -> Tensor:
         return t.clone()
+
+
+@dataclass(frozen=True)
+class Discrete(Gaussian):
+    """The variance-preserving process of a network of ``steps`` discrete steps, index i at t = (i + 1)/steps.
+
+    a^2 is the product of 1 - beta, log a linear between steps and a(0) = 1. beta rises from ``first`` to
+    ``last``, linearly (DDPM) or with a linear root ("scaled": Stable Diffusion, of the default values), or is
+    cut from the cosine of Nichol and Dhariwal (2102.09672) at 0.999. A network of indices is called at
+    ``steps * t - 1``, rounded where it must be an integer. ValueError for an unknown schedule.
+    """
+
+    schedule: Literal["linear", "scaled", "cosine"] = "scaled"
+    steps: int = 1000
+    first: float = 0.00085
+    last: float = 0.012
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("linear", "scaled", "cosine"):
+            raise ValueError(f"no schedule {self.schedule!r}; the schedules are linear, scaled, cosine.")
+
+    @cached_property
+    def log_a(self) -> Tensor:
+        """log a at 0, 1/steps, ..., 1, float64."""
+        if self.schedule == "cosine":
+            t = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+            bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+            beta = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+        else:
+            power = 2 if self.schedule == "scaled" else 1
+            low, high = self.first ** (1 / power), self.last ** (1 / power)
+            beta = torch.linspace(low, high, self.steps, dtype=torch.float64) ** power
+        return torch.cat([torch.zeros(1), 0.5 * torch.log1p(-beta).cumsum(0)])
+
+    def a(self, t: Tensor) -> Tensor:
+        return interpolate(t, self.log_a).exp()
+
+    def s(self, t: Tensor) -> Tensor:
+        return sqrt_variance(-torch.expm1(2 * interpolate(t, self.log_a)))
+
+
+@dataclass(frozen=True)
+class ZeroTerminal(Gaussian):
+    """Another process without an anchor, rescaled so that nothing of x0 is left at t = 1 (Lin et al. 2023,
+    2305.08891).
+
+    a' = (a - a(1)) a(k)/(a(k) - a(1)) from the time k = ``kept`` on, which stays as it was like all before it:
+    0, or a discrete process' first step (theirs: 1/1000). s'^2 = a^2 + s^2 - a'^2 keeps the variance of unit
+    data; on a variance-preserving process it is 1 - a'^2. A network learns it with a target that says something
+    at a = 0 (x0 or v, not eps), and samples on a grid from t = 1.
+    ValueError if the process has an anchor or does not take from its data, or for a time outside [0, 1).
+    """
+
+    process: Gaussian
+    kept: float = 0.0
+
+    def __post_init__(self) -> None:
+        middle, end = torch.tensor([0.5, 1.0], dtype=torch.float64)
+        if float(self.process.b(middle)) != 0 or float(self.process.a(end)) == 1:
+            raise ValueError(
+                f"{self.process} cannot end at zero signal: rescale a process whose a falls, without anchor."
+            )
+        if not 0 <= self.kept < 1:
+            raise ValueError(f"the time that is kept must lie in [0, 1), not {self.kept}.")
+
+    def a(self, t: Tensor) -> Tensor:
+        a, first, last = (self.process.a(v) for v in (t, torch.full_like(t, self.kept), torch.ones_like(t)))
+        return torch.where(t < self.kept, a, (a - last) * (first / (first - last)))
+
+    def s(self, t: Tensor) -> Tensor:
+        whole = self.process.a(t).square() + self.process.s(t).square()
+        return sqrt_variance(whole - self.a(t).square())
 
 
 def sqrt_variance(value: Tensor) -> Tensor:

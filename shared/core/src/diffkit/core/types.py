@@ -4,8 +4,9 @@ A *state* is one tensor, or a mapping of named tensors (its *leaves*) when sever
 together, such as node features and an adjacency matrix. The first axis of every leaf is the batch.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,15 @@ State: TypeAlias = Tensor | Mapping[str, Tensor]
 """One tensor ``[batch, ...]``, or a mapping of such tensors."""
 
 Denoiser: TypeAlias = Callable[[Any, Tensor], Any]
-"""``(x_t, t) -> E[x0 | x_t]``; ``t`` is a scalar or ``[batch]`` tensor in [0, 1], 0 is data."""
+"""``(x_t, t) -> E[x0 | x_t]``; ``t`` is a scalar, ``[batch]`` or ``[batch, tokens]`` in [0, 1], 0 is data."""
 
 Guide: TypeAlias = Callable[[Denoiser], Denoiser]
 """A decorator of denoisers, such as classifier-free guidance."""
 
 Draw: TypeAlias = Callable[[int, Any], Any]
 """``(step, like) -> noise`` shaped as ``like``; a pure function of its own seeds and ``step``."""
+
+_Value = TypeVar("_Value")
 
 
 def leaves(state: Any) -> list[Tensor]:
@@ -29,7 +32,9 @@ def leaves(state: Any) -> list[Tensor]:
 
 
 def expand_as(value: Tensor, like: Tensor) -> Tensor:
-    """A scalar or ``[batch]`` coefficient in the dtype and on the device of ``like``, ready to multiply it."""
+    """A coefficient whose axes are the first of ``like`` (none, ``[batch]``, ``[batch, tokens]``), ready to
+    multiply it: in its dtype, on its device.
+    """
     value = value.to(device=like.device, dtype=like.dtype)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
 
@@ -39,3 +44,12 @@ def float64(t: Tensor | float) -> Tensor:
     if not isinstance(t, Tensor):
         return torch.tensor(t, dtype=torch.float64)  # as_tensor would round a number to the default dtype
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+
+
+def lookup(name: str, table: Mapping[str, _Value], kind: str) -> _Value:
+    """``table[name]``; else a ValueError that says what the names of a ``kind`` are, and the nearest."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"no {kind} {name!r}{hint}; the {kind}s are {', '.join(table)}.")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffkit.core import predict
 from diffkit.core.process import Gaussian
-from diffkit.core.types import float64
+from diffkit.core.types import expand_as, float64
 
 Weight: TypeAlias = Callable[[Gaussian, Tensor], Tensor]
 """``(process, t) -> w``: the weight on |x0_net - x0|^2, float64, of the shape of ``t``."""
@@ -64,8 +64,9 @@ def denoising_loss(
         network: ``(x_t, t) -> F``, before any conversion to a denoiser; condition it by closing over.
         x0, y: data, and the anchor of a bridge, ``[batch, ...]``.
         target: what ``network`` predicts.
-        t: times ``[batch]``; stratified uniform on (0, 1) by default.
-        noise: standard normal values shaped as ``x0``; fresh by default.
+        t: times ``[batch]``, or more of the first axes of ``x0``; stratified uniform on (0, 1) by default.
+        noise: shaped as ``x0``; fresh standard normal values by default. Of a law it is ``law(values)``, and
+            with optimal-transport pairs :func:`coupled(values, x0) <diffkit.core.noise.coupled>`.
         weight: on the x0 error; None weighs the error in the target's own space with 1.
     """
     t = uniform_times(x0.shape[0], like=x0) if t is None else t
@@ -76,4 +77,4 @@ def denoising_loss(
         error = output - predict.truth(target, process, x0, noise, t, y=y)
         return mean_per_sample(error.square()).mean()
     error = predict.to_data(target, process, output, x, t, y=y) - x0
-    return (weight(process, float64(t)).to(x0) * mean_per_sample(error.square())).mean()
+    return (expand_as(weight(process, float64(t)), x0) * error.square()).mean()
