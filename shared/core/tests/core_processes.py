@@ -31,6 +31,10 @@ BRIDGES = [
     Interpolant("sine"),
 ]
 PROCESSES = PLAIN + BRIDGES
+MONOTONE = [p for p in PROCESSES if p != Interpolant("sine")]
+"""Those whose lambda falls all the way, so that a solver may cross them whole."""
+REPRESENTATIVE = [VP(), RectifiedFlow(), SBVE(), ResShift()]
+"""A curved and a straight diffusion, a bridge that ends without noise, one whose noise does not contract."""
 PINNED = [SBVE(), BBED(), BrownianBridge(), I2SB(), Interpolant()]
 
 SOLVERS = {
@@ -48,6 +52,8 @@ SOLVERS = {
     "dpm_solver 2 noise": dpm_solver(2, "noise"),
     "dpm_solver 3 noise": dpm_solver(3, "noise"),
 }
+FAMILIES = ["adams3", "heun", "dpm_solver 2"]
+"""Multistep, two calls at grid times, and a call between them."""
 
 
 def name(value: object) -> str:

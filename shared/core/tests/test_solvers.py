@@ -1,11 +1,11 @@
-"""Solvers against the golden table, the declared orders, their papers' loops, and diffusers."""
+"""Solvers against the golden table, the declared orders, and their papers' loops."""
 
 import math
 from itertools import pairwise
 
 import pytest
 import torch
-from core_processes import PROCESSES, SOLVERS, name
+from core_processes import FAMILIES, MONOTONE, PROCESSES, REPRESENTATIVE, SOLVERS, name
 from torch import Tensor
 
 from diffkit.core.bridge import SBVE, Interpolant, ResShift
@@ -89,9 +89,16 @@ def test_golden_table(
     assert measured == pytest.approx(expected, rel=6e-4)
 
 
-@pytest.mark.parametrize("process", [p for p in PROCESSES if p != Interpolant("sine")], ids=name)
+@pytest.mark.parametrize("process", REPRESENTATIVE, ids=name)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
 def test_order(solver: Solver, process: Gaussian) -> None:
+    check_order(solver, process)
+
+
+@pytest.mark.parametrize("process", [p for p in MONOTONE if p not in REPRESENTATIVE], ids=name)
+@pytest.mark.parametrize("solver", [SOLVERS[n] for n in FAMILIES], ids=FAMILIES)
+def test_order_on_every_process(solver: Solver, process: Gaussian) -> None:
+    """A family takes a process by its nodes alone; `apps/bench/orders.py` measures every pair."""
     check_order(solver, process)
 
 
@@ -253,46 +260,6 @@ def test_bridges_leave_their_end_with_the_right_law(eta: float) -> None:
 def test_bad_arguments_get_one_sentence(factory: object, argument: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"must lie in|has orders"):
         factory(**argument)  # type: ignore[operator]
-
-
-class TestDiffusers:
-    """Parity with diffusers 0.3x on shared sigmas, float64."""
-
-    @pytest.mark.parametrize(
-        ("order", "solver", "final"),
-        [(1, adams(1), False), (2, dpmpp_2m(), False), (3, dpmpp_3m(legacy=True), False)],
-    )
-    def test_dpmpp(self, order: int, solver: Solver, final: bool) -> None:
-        diffusers = pytest.importorskip("diffusers")
-        scheduler = diffusers.DPMSolverMultistepScheduler(
-            solver_order=order, prediction_type="sample", lower_order_final=final, final_sigmas_type="zero"
-        )
-        scheduler.set_timesteps(12)
-        scheduler.sigmas = scheduler.sigmas.double()
-        p = Cosine()  # variance preserving, as their sigmas are, and of any lambda
-        grid = torch.cat([p.time(-scheduler.sigmas[:-1].log()), torch.zeros(1, dtype=torch.float64)])
-        x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        sample = x
-        for t in scheduler.timesteps:
-            sample = scheduler.step(torch.tanh(2 * sample), t, sample).prev_sample
-        out = integrate(lambda x, t: torch.tanh(2 * x), x, solver(p, grid))
-        assert float((out - sample).abs().max()) < 1e-6
-
-    def test_heun(self) -> None:
-        diffusers = pytest.importorskip("diffusers")
-        scheduler = diffusers.HeunDiscreteScheduler(prediction_type="sample")
-        scheduler.set_timesteps(9)
-        sigmas = scheduler.sigmas.double()
-        scheduler.sigmas = sigmas
-        p = EDM()
-        unique = torch.cat([sigmas[:1], sigmas[1:-1:2], sigmas[-1:]])
-        grid = torch.cat([p.time(-unique[:-1].log()), torch.zeros(1, dtype=torch.float64)])
-        x = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        sample = x
-        for t in scheduler.timesteps:
-            sample = scheduler.step(torch.tanh(2 * sample), t, sample).prev_sample
-        out = integrate(lambda x, t: torch.tanh(2 * x), x, heun()(p, grid))
-        assert float((out - sample).abs().max()) < 1e-6
 
 
 def test_flow_reference_agrees_with_a_normal_law() -> None:

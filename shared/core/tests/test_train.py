@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from diffkit.core import checkpoint, predict
 from diffkit.core.bridge import SBVE
 from diffkit.core.mixture import Mixture
-from diffkit.core.process import EDM, VP
+from diffkit.core.process import EDM, VP, ZeroTerminal
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import min_snr, snr, snr_plus_one, uniform_times
 from diffkit.core.train.run import EMA
@@ -124,6 +124,8 @@ class TestCheckpoint:
         network = self.write(tmp_path / "c")
         config = checkpoint.read_config(tmp_path / "c", task="toy")
         assert checkpoint.construct(config["process"]) == SBVE(scale=0.1)
+        nested = ZeroTerminal(VP(beta_max=12.0))
+        assert checkpoint.construct(json.loads(json.dumps(checkpoint.describe(nested)))) == nested
         loaded = checkpoint.load_weights(tmp_path / "c", nn.Linear(3, 2))
         torch.testing.assert_close(loaded.weight, network.weight, atol=1e-3, rtol=1e-3)  # type: ignore[attr-defined]
         assert load_file(tmp_path / "c" / "model.safetensors")["weight"].dtype == torch.float16

@@ -9,44 +9,53 @@ order 3 is the consistent DPM-Solver++(3M); with a corrector it is UniPC's (Zhao
 the orders at which that is exact. On a bridge's z it is MR-Sampler (Li et al. 2025, 2502.07856).
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffkit.core.grid import Grid
-from diffkit.core.plan import Lin, Step, vectors
+from diffkit.core.plan import Lin, Step
 from diffkit.core.process import Gaussian
-from diffkit.core.solvers.base import Node, Solver, ddim_step, nodes
+from diffkit.core.solvers.base import Node, Solver, weigh
+from diffkit.core.solvers.multistep import Known, multistep
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
-def lagrange_integrals(h: float, at: Sequence[float]) -> list[float]:
-    """int_0^h e^(tau - h) l_j(tau) dtau for the Lagrange basis l_j on the nodes ``at``."""
+def lagrange_integrals(
+    h: float,
+    at: Sequence[float],
+    rate: float = 1.0,
+    along: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+) -> list[float]:
+    """int_0^h e^(rate (tau - h)) l_j(tau) dtau for the Lagrange basis l_j on the nodes ``at``.
+
+    With ``along``, a coordinate as a function of tau, the basis is in it: l_j(along(tau)).
+    """
     tau = h * (_NODES + 1) / 2
-    weight = h / 2 * _WEIGHTS * np.exp(tau - h)
+    weight = h / 2 * _WEIGHTS * np.exp(rate * (tau - h))
+    place = tau if along is None else along(tau)
     integrals: list[float] = []
     for j, own in enumerate(at):
         basis = np.ones_like(tau)
         for i, other in enumerate(at):
             if i != j:
-                basis *= (tau - other) / (own - other)
+                basis *= (place - other) / (own - other)
         integrals.append(float(weight @ basis))
     return integrals
 
 
-def _advance(process: Gaussian, t: Node, u: Node, x: Lin, known: Sequence[tuple[Node, Lin]], z: Lin) -> Lin:
-    """From t to u through the predictions ``known`` at their nodes, the one at t among them."""
-    if not (t.regular and u.regular):
-        current = next(d for n, d in known if n is t)
-        return ddim_step(process, t, u, x, current, z)
-    known = [(n, d) for n, d in known if n.regular]
-    integrals = lagrange_integrals(u.lam - t.lam, [n.lam - t.lam for n, _ in known])
-    out = x * (u.s / t.s)
-    for weight, (_, d) in zip(integrals, known, strict=True):
-        out = out + d * (u.a * weight)
-    return out
+def through(
+    integrals: Callable[[float, Sequence[float]], Sequence[float]],
+) -> Callable[[Node, Node, Lin, Known], Lin]:
+    """The step x_u = (s_u/s_t) x_t + a_u sum_j w_j d_j, with weights w from h and the nodes relative to t."""
+
+    def advance(t: Node, u: Node, x: Lin, known: Known) -> Lin:
+        weights = integrals(u.lam - t.lam, [n.lam - t.lam for n, _ in known])
+        return weigh([u.s / t.s, *(u.a * w for w in weights)], [x, *(d for _, d in known)])
+
+    return advance
 
 
 def adams(order: int = 2, corrector: bool = False) -> Solver:
@@ -57,25 +66,10 @@ def adams(order: int = 2, corrector: bool = False) -> Solver:
     """
     if order not in (1, 2, 3, 4):
         raise ValueError(f"adams has orders 1 to 4, not {order}.")
-    depth = order if corrector else order - 1
-    names = " ".join(["x", *(f"d{i}" for i in range(depth)), "d", "z"])
 
     def steps(process: Gaussian, grid: Grid) -> Iterator[Step]:
-        x, *past, d, z = vectors(names)
-        path = nodes(process, grid)
-        history: list[Node] = []  # nodes of the predictions in memory, newest first
-        for k, (t, u) in enumerate(pairwise(path)):
-            old = list(zip(history, past, strict=False))
-            at, here = x, x
-            if corrector and k > 0:
-                last = path[k - 1]
-                at = _advance(process, last, t, x, old[:order], z)
-                here = _advance(process, last, t, x, [(t, d), *old[:order]], z)
-                if any(at.weights[-2:]):  # a bridge's first step draws noise, which no evaluation point can
-                    raise ValueError("the corrector cannot leave a bridge's end: start the grid below 1.")
-            ahead = _advance(process, t, u, here, [(t, d), *old][:order], z)
-            final = k == len(path) - 2
-            yield Step(t.t, at=at, carry=(here if corrector and not final else ahead, *[d, *past][:depth]))
-            history = [t, *history][:depth]
+        if corrector and float(process.s(grid[0])) == 0:
+            raise ValueError("the corrector cannot leave a bridge's end: start the grid below 1.")
+        return multistep(process, grid, order, through(lagrange_integrals), corrector=corrector)
 
     return Solver("adams", order + corrector, steps)

@@ -1,4 +1,4 @@
-"""DDIM and DDPM: Song, Meng and Ermon 2021 (2010.02502), eq. 12 and 16."""
+"""DDIM and DDPM: Song, Meng and Ermon 2021 (2010.02502), eq. 12 and 16; Ho et al. 2020 (2006.11239)."""
 
 from collections.abc import Iterator
 from itertools import pairwise
