@@ -30,7 +30,8 @@ class CheckpointError(ValueError):
 def describe(value: Any, **arguments: Any) -> dict[str, Any]:
     """``{"class_path", "init_args"}`` of an object: a dataclass describes itself, others need ``arguments``."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        arguments = {k: describe(v) if dataclasses.is_dataclass(v) else v for k, v in own.items()}
     kind = type(value)
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
@@ -43,9 +44,14 @@ def construct(spec: Mapping[str, Any]) -> Any:
     module, _, name = path.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), name)
-        return kind(**spec.get("init_args", {}))
+        arguments = spec.get("init_args", {})
+        return kind(**{k: construct(v) if _is_spec(v) else v for k, v in arguments.items()})
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's {path} cannot be built by this version: {error}") from error
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
 
 
 def save(

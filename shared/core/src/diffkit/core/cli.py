@@ -1,8 +1,8 @@
 """The command line of every package, and `diffkit`, which lists the installed domains and forwards to them.
 
 A command is a typed function. Its parameters are the arguments (those without a default by position), its
-docstring is the help, a bool is the pair of flags ``--name`` and ``--no_name``, and what it returns, if an
-int, is the exit status. ``--config FILE`` and ``--print_config`` come with every command.
+docstring is the help, a bool is the pair of flags ``--name`` and ``--no_name``, a list is ``--name a,b``, and
+what it returns, if an int, is the exit status. ``--config FILE`` and ``--print_config`` come with every command.
 
 What a user did wrong reaches them as one sentence on stderr and exit status 2: a command raises
 ``ValueError``, ``OSError`` or ``FloatingPointError`` for it. Any other exception is a defect of ours and
@@ -77,8 +77,11 @@ def sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def progress(total: float, *, show: bool = True) -> Generator[Callable[[str, float], None]]:
-    """A bar with the time left, on stderr; gives ``step(description, advance)`` in units of ``total``."""
+def progress(total: float | None, *, show: bool = True) -> Generator[Callable[[str, float], None]]:
+    """A bar with the time left, on stderr; gives ``step(description, advance)`` in units of ``total``.
+
+    Where the total is not known (None) the bar only moves.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -104,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = entry.dist.metadata["Summary"] if entry.dist else ""
         version = entry.dist.version if entry.dist else ""
         commands[name] = Raw(lambda rest, entry=entry: entry.load()(rest), f"{version}  {about}")
+    commands["cite"] = Raw(_cite, "BibTeX of solvers, processes, grids and searches by name")
     return run(
         commands,
         prog="diffkit",
@@ -111,6 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         about="Diffusion models for seven domains; a command is an installed package diffkit-COMMAND.",
         argv=argv,
     )
+
+
+def _cite(argv: list[str]) -> int:
+    from diffkit.core.cite import command
+
+    return command(argv)
 
 
 def _dispatch(commands: Mapping[str, Command], prog: str, version: str, about: str, argv: list[str]) -> Any:
@@ -154,7 +164,7 @@ def _parse(command: Callable[..., Any], prog: str, argv: list[str]) -> dict[str,
     """The keyword arguments of ``command`` that ``argv`` gives."""
     parser = _parser(command, prog)
     try:
-        found = parser.instantiate(parser.parse_args(argv)).as_dict()
+        found = parser.instantiate(parser.parse_args(_bracketed(command, argv))).as_dict()
     except ArgumentError as error:
         raise ValueError(f"{_explain(command, str(error))} (`{prog} --help` shows all arguments)") from None
     return {name: found[name] for name in signature(command).parameters}
@@ -173,6 +183,15 @@ def _parser(command: Callable[..., Any], prog: str) -> "ArgumentParser":
     for name, default in flags.items():
         parser.add_argument(f"--{name}", action=ActionYesNo, default=default, help=helps.get(name))
     return parser
+
+
+def _bracketed(command: Callable[..., Any], argv: list[str]) -> list[str]:
+    """``--names a,b`` of a list as ``--names [a,b]``, which is how the parser knows it."""
+    lists = {f"--{name}" for name, p in signature(command).parameters.items() if "list[" in str(p.annotation)}
+    return [
+        f"[{word}]" if before in lists and not word.startswith("[") else word
+        for before, word in zip(["", *argv], argv, strict=False)
+    ]
 
 
 def _explain(command: Callable[..., Any], message: str) -> str:
