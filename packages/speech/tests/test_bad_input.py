@@ -221,7 +221,7 @@ def test_broken_weights(good: Path, refuse: Run, save: Any, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--solver", "euler"], "the solvers are ddim"),
+        (["--solver", "dddim"], "did you mean 'ddim'"),
         (["--steps", "0"], "at least 1"),
         (["--steps", "many"], "steps cannot be 'many'"),
         (["--device", "abacus"], "'abacus' cannot be used"),

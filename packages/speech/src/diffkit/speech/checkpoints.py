@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffkit.core import checkpoint, predict
+from diffkit.core.grid import Grid, power
 from diffkit.core.process import Gaussian
 from diffkit.speech.spectrum import Spectrum
 from diffkit.speech.task import EMBEDDED
@@ -25,14 +26,24 @@ _SAMPLING = {
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint. ``name`` is its folder's; ``config`` the whole ``config.json``."""
+    """A loaded checkpoint from ``folder``; ``config`` is the whole ``config.json``."""
 
-    name: str
+    folder: Path
     network: nn.Module
     process: Gaussian
     spectrum: Spectrum
     target: str
     config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """That of its folder."""
+        return self.folder.name
+
+    def grid(self, steps: int) -> Grid:
+        """The times that it is sampled at."""
+        own = self.config["sampling"]
+        return power(steps, own.get("power", 1.0), own.get("start", 1.0), own.get("end", 0.0))
 
 
 def save(folder: str | Path, task: Any, kind: str, card: str, sampling: dict[str, Any] | None = None) -> Path:
@@ -73,7 +84,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{folder}/config.json lacks or misnames {error}.") from error
     network = checkpoint.load_weights(folder, network, device=device)
-    return Model(folder.name, network, process, spectrum, target, config)
+    return Model(folder, network, process, spectrum, target, config)
 
 
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.core.cli import Raw, progress, run
+from diffkit.core.commands import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "data": data,
             "train": Raw(train, "Train a model; `train --help` shows everything that a config can say."),
             "models": models,
+            **commands(problems),
         },
         prog="diffkit-speech",
         version=metadata.version("diffkit-speech"),
@@ -36,6 +38,7 @@ def _cleaner(task: str, checkpoint: str, summary: str) -> Callable[..., int]:
         model: str = checkpoint,
         solver: str | None = None,
         steps: int | None = None,
+        plan: Path | None = None,
         seed: int = 0,
         device: str = "auto",
         batch_size: int | None = None,
@@ -45,15 +48,15 @@ def _cleaner(task: str, checkpoint: str, summary: str) -> Callable[..., int]:
         compile: bool = False,
         bf16: bool = False,
     ) -> int:
-        from diffkit.speech.files import plan
+        from diffkit.speech import files
 
-        pairs = plan(input, output, overwrite=overwrite, resume=resume)
+        pairs = files.plan(input, output, overwrite=overwrite, resume=resume)
         if not pairs:
             print(f"All outputs in {output} exist already.")
             return 0
         from diffkit.speech.enhance import Enhancer
 
-        enhancer = Enhancer.from_pretrained(model, device, task=task, compile=compile, bf16=bf16)
+        enhancer = Enhancer.from_pretrained(model, device, task=task, compile=compile, bf16=bf16, plan=plan)
         options = {"solver": solver, "steps": steps, "seed": seed, "batch_size": batch_size}
         return _clean(enhancer, pairs, output, picture, options)
 
@@ -71,6 +74,7 @@ _CLEANER_HELP = """
         model: A checkpoint: a name that `diffkit-speech models` lists, or a folder.
         solver: How to sample; by default as the checkpoint says.
         steps: Steps of the solver; by default as the checkpoint says.
+        plan: Instead of both: a file that `diffkit-speech search` wrote for this checkpoint.
         seed: Of the noise.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         batch_size: Files worked on at a time; by default 16 on CUDA and 1 elsewhere.
@@ -181,6 +185,13 @@ def train(args: Sequence[str]) -> None:
     from diffkit.speech.task import SpeechTask
 
     train(SpeechTask, AudioData, args, write=write_run)
+
+
+def problems(checkpoint: str, inputs: Path, count: int, device: str) -> Any:
+    """What `search` and `calls` work on; see `diffkit.core.commands`."""
+    from diffkit.speech.problem import problems
+
+    return problems(checkpoint, inputs, count, device)
 
 
 def models() -> None:

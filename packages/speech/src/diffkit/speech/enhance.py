@@ -13,17 +13,17 @@ enhanced for itself, with the same noise: equal channels stay equal. Digital sil
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from diffkit.core import predict
+from diffkit.core import predict, saved
 from diffkit.core.checkpoint import CheckpointError
-from diffkit.core.grid import Grid, power
+from diffkit.core.grid import uniform
 from diffkit.core.noise import key
+from diffkit.core.plan import Plan
 from diffkit.core.sample import sample
-from diffkit.core.solvers import SOLVERS, Sampler, Solver
 from diffkit.speech import audio, checkpoints
 from diffkit.speech.task import LEVEL, denoiser
 
@@ -59,6 +59,7 @@ class Enhancer:
         device: where it runs.
         compile: pass the network through ``torch.compile``; pays off on CUDA and many files.
         bf16: run the network in bfloat16 where autocast allows it; twice as fast on recent GPUs.
+        plan: how to sample, instead of a solver and steps.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class Enhancer:
         *,
         compile: bool = False,
         bf16: bool = False,
+        plan: Plan | None = None,
     ) -> None:
-        self.model, self.device, self.bf16 = model, device, bf16
+        self.model, self.device, self.bf16, self.plan = model, device, bf16, plan
         self.network: nn.Module = torch.compile(model.network, dynamic=True) if compile else model.network  # type: ignore[assignment]
         self.rate = model.spectrum.rate
 
@@ -82,6 +84,7 @@ class Enhancer:
         task: str | None = None,
         compile: bool = False,
         bf16: bool = False,
+        plan: str | Path | None = None,
     ) -> "Enhancer":
         """An enhancer by the name of an embedded checkpoint or by the folder of one.
 
@@ -90,10 +93,11 @@ class Enhancer:
             device: a torch device, or "auto": CUDA, else MPS, else the CPU.
             task: "enhance" or "dereverb"; a checkpoint for another task is refused.
             compile, bf16: see :class:`Enhancer`.
+            plan: a file that ``diffkit-speech search`` wrote for this checkpoint.
 
         Raises:
             CheckpointError: unknown, broken, or for another task.
-            ValueError: the device does not exist here.
+            ValueError: the device does not exist here, or the plan is for another checkpoint.
         """
         where = pick_device(device)
         model = checkpoints.load(name, device=where)
@@ -103,7 +107,10 @@ class Enhancer:
                 f"checkpoint {model.name!r} is for {other!r}, not for {task!r}; "
                 f"use `diffkit-speech {other}`, or name another --model."
             )
-        return cls(model, where, compile=compile, bf16=bf16)
+        found = None if plan is None else saved.load(plan, model.process, checkpoint=model.folder)
+        if not isinstance(found, Plan | None):
+            raise ValueError(f"{plan} holds no plan: search one with `diffkit-speech search`.")
+        return cls(model, where, compile=compile, bf16=bf16, plan=found)
 
     def enhance(
         self,
@@ -181,7 +188,7 @@ class Enhancer:
         self, chunks: Sequence[Chunk], solver: str | None = None, steps: int | None = None
     ) -> list[Tensor]:
         """Enhance chunks of one length as a batch; what a chunk becomes does not depend on the others."""
-        method, grid = self.sampling(solver, steps)
+        method = self.sampling(solver, steps)
         waves = torch.cat([chunk.wave for chunk in chunks])
         seeds = [chunk.seed for chunk in chunks for _ in chunk.wave]
         noisy = self.model.spectrum(waves)
@@ -192,28 +199,33 @@ class Enhancer:
                 process,
                 noisy,
                 y=noisy,
-                solver=method,
-                grid=grid,
                 seeds=seeds,
+                **method,
             )
         out = self.model.spectrum.inverse(clean.float(), waves.shape[1])
         out = torch.where(waves.any(1, keepdim=True), out, 0.0)
         return list(out.split([len(chunk.wave) for chunk in chunks]))
 
-    def sampling(self, solver: str | None = None, steps: int | None = None) -> tuple[Solver | Sampler, Grid]:
-        """The solver and the grid of these options; None is the checkpoint's own. Raises `ValueError`."""
+    def sampling(self, solver: str | None = None, steps: int | None = None) -> dict[str, Any]:
+        """The plan, or the solver and the grid of these options, for :func:`diffkit.core.sample.sample`.
+
+        None is the checkpoint's own. Raises `ValueError`.
+        """
+        if self.plan is not None:
+            if solver is not None or steps is not None:
+                raise ValueError("a plan says how to sample: leave out solver and steps, or the plan.")
+            return {"plan": self.plan}
         own = self.model.config["sampling"]
         name = own["solver"] if solver is None else solver
         calls = own["steps"] if steps is None else steps
-        if name not in SOLVERS:
-            raise ValueError(f"no solver {name!r}; the solvers are {', '.join(SOLVERS)}.")
+        method = saved.named(name, self.model.folder)
         if calls < 1:
             raise ValueError(f"steps must be at least 1, not {calls}.")
-        start, end, exponent = own.get("start", 1.0), own.get("end", 0.0), own.get("power", 1.0)
-        if name == "pc":  # as published: equal steps, from where the process has noise
-            exponent = 1.0
-            start = start if self.model.process.terminal_mismatch().noise else min(start, _PC_START)
-        return SOLVERS[name](), power(calls, exponent, start, end)
+        if name != "pc":
+            return {"solver": method, "grid": self.model.grid(calls)}
+        start, end = own.get("start", 1.0), own.get("end", 0.0)
+        start = start if self.model.process.terminal_mismatch().noise else min(start, _PC_START)
+        return {"solver": method, "grid": uniform(calls, start, end)}  # as published: equal steps
 
     def _drive(self, job: Job, solver: str | None, steps: int | None) -> None:
         self.sampling(solver, steps)  # wrong options are refused before any work
