@@ -145,7 +145,7 @@ class TestS3:
     GRID = lam_uniform(60, float(PROCESS.lam(1.0)), float(PROCESS.lam(1e-3)))(PROCESS)
 
     def test_beats_the_best_common_solver_on_other_starts(self) -> None:
-        x = starts(24, 0)
+        x = starts(48, 0)
         plan = s3(denoise, PROCESS, x, 4, grid=self.GRID)
         goal = Goal.of(denoise, PROCESS, starts(256, 1), grid=self.GRID)
         best = min(float(goal.errors(g.plan(PROCESS)).mean()) for g in fixed(PROCESS, 4, self.GRID))

@@ -12,6 +12,7 @@ hundred values in the starts or more; where the flow parts between modes it take
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -22,6 +23,7 @@ from diffkit.core.plan import Plan, Step, tabulate, vectors
 from diffkit.core.process import Gaussian
 from diffkit.core.search.goal import Goal, halves
 from diffkit.core.search.olss import olss
+from diffkit.core.search.s3 import fixed
 from diffkit.core.solvers import Solver
 from diffkit.core.solvers.base import weigh
 from diffkit.core.types import Denoiser, Draw
@@ -80,7 +82,7 @@ def refine(
     teacher: Solver | None = None,
     draw: Draw | None = None,
     exact: bool = True,
-    iterations: int = 20,
+    iterations: int = 15,
 ) -> Plan:
     """A plan whose end states are closer to the teacher's than those of ``first``, or ``first`` itself.
 
@@ -90,11 +92,12 @@ def refine(
     Args:
         denoise, process, x, teacher, draw: see :func:`~diffkit.core.search.teacher.record`.
         budget: network calls.
-        first: where to begin; by default the plan of :func:`~diffkit.core.search.olss.olss`.
+        first: where to begin; by default two descents, from the plan of :func:`~diffkit.core.search.olss.olss`
+            and from the best of the common solvers on the common grids.
         grid: of the teacher; the plan has its ends.
         exact: on a constant prediction, whatever the start. Without it some of the start may shine through,
             which where the flow parts between modes is closer to the teacher.
-        iterations: at most.
+        iterations: of a descent, at most.
 
     Raises:
         ValueError: a ``first`` of another budget or another end, whose weights differ by element, or with
@@ -102,26 +105,30 @@ def refine(
     """
     times = resolve(uniform(100) if grid is None else grid, process)
     goal = Goal.of(denoise, process, x, grid=times, teacher=teacher, draw=draw)
+    begins = [] if first is None else [first]
     if first is None:
-        begin = olss(denoise, process, x, budget, grid=times, teacher=teacher, draw=draw)
-    elif (len(unroll(first)) - 1, float(first.end)) == (budget, float(times[-1])):
-        begin = first
-    else:
+        common = [genome.plan(process) for genome in fixed(process, budget, times)]
+        begins.append(min(common, key=lambda plan: float(goal.errors(plan).mean())))
+        begins.append(olss(denoise, process, x, budget, grid=times, teacher=teacher, draw=draw))
+    elif (len(unroll(first)) - 1, float(first.end)) != (budget, float(times[-1])):
         raise ValueError(
             f"the first plan makes {len(first.t)} calls to t = {float(first.end):g}, and the search {budget} "
             f"to {float(times[-1]):g}: make them equal."
         )
-    family = _Family(goal, begin, exact)
-    if exact and first is None:
-        begin = family.plan(family.theta)
 
-    def residual(theta: Tensor) -> Tensor:
+    def residual(family: _Family, theta: Tensor) -> Tensor:
         assert goal.truth is not None
         gap = (goal.reach(family.plan(theta)) - goal.truth)[::2].flatten()
         return gap.to("cpu", torch.float64) / len(gap) ** 0.5
 
-    path = islice(_descend(residual, family.theta, torch.finfo(x.dtype).eps ** 0.4), iterations)
-    return min([begin, *map(family.plan, path)], key=lambda plan: halves(goal.errors(plan))[1])
+    def iterates() -> Iterator[Plan]:
+        for begin in begins:
+            family = _Family(goal, begin, exact)
+            yield family.plan(family.theta) if exact and first is None else begin
+            path = _descend(partial(residual, family), family.theta, torch.finfo(x.dtype).eps ** 0.4)
+            yield from map(family.plan, islice(path, iterations))
+
+    return min(iterates(), key=lambda plan: halves(goal.errors(plan))[1])
 
 
 class _Family:

@@ -51,7 +51,7 @@ class Genome(NamedTuple):
 def fixed(process: Gaussian, budget: int, grid: Grid) -> Iterator[Genome]:
     """The common solvers of ``budget`` calls on the common grids, and on even parts of ``grid``."""
     start, end = float(grid[0]), float(grid[-1])
-    grids = [power(budget, exponent, start, end) for exponent in (1.0, 2.0, 3.0, 4.0)]
+    grids = [power(budget, exponent, start, end) for exponent in (1.0, 2.0, 3.0, 5.0)]
     if budget < len(grid):
         grids.append(grid[torch.linspace(0, len(grid) - 1, budget + 1).round().long()])
     whole = [int(process.lam(t).isfinite()) for t in (start, end)]  # else that end is a step apart
@@ -64,7 +64,7 @@ def fixed(process: Gaussian, budget: int, grid: Grid) -> Iterator[Genome]:
             grids.append(torch.tensor([start, *inside, end], dtype=torch.float64))
     for times in grids:
         for choices in _FIXED:
-            yield Genome(tuple(times.tolist()), tuple(choices * budget))
+            yield Genome((start, *times.tolist()[1:-1], end), tuple(choices * budget))
 
 
 def s3(

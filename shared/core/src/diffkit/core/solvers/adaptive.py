@@ -100,7 +100,7 @@ def adaptive(
         attempts += 1
         fresh = not known
         u = end if t.lam + h >= end.lam else node(process, float(process.time(t.lam + h)))
-        inside = [between(process, t, u, k / order) for k in range(1, order)]
+        inside = next(between(process, [(t, u)], order))
         plan = tabulate(single_step(process, t, inside, u, "noise", embedded=True), u.t)
         *_, frame = walk(call, x, plan)
         high, low = frame.memory[0], frame.memory[-1]

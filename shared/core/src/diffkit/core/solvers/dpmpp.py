@@ -72,7 +72,7 @@ def _multistep(name: str, order: int, eta: float, legacy: bool, lower_order_fina
             yield Step(t.t, at=x, carry=(ahead, *[d, *memory][:depth]))
             history = [t, *history][:depth]
 
-    return Solver(name, 2 if legacy and order == 3 else order, steps)
+    return Solver(name, min(order, 2) if legacy or lower_order_final else order, steps)
 
 
 def dpmpp_2m(lower_order_final: bool = False) -> Solver:

@@ -10,7 +10,7 @@ import torch
 from diffkit.core.grid import Grid, Schedule, lam_uniform
 from diffkit.core.plan import Lin, Step, vectors
 from diffkit.core.process import Gaussian
-from diffkit.core.solvers.base import Node, Solver, ddim_step, eps_at, node, nodes
+from diffkit.core.solvers.base import Node, Solver, ddim_step, eps_at, nodes
 
 MEMORY = "x start m low d z"
 """x: where to evaluate next; m: the model at the start of the step; low: the embedded lower order."""
@@ -18,9 +18,15 @@ MEMORY = "x start m low d z"
 Prediction = Literal["data", "noise"]
 
 
-def between(process: Gaussian, t: Node, u: Node, share: float) -> Node:
-    """The node at a share of the way from t to u in lambda."""
-    return node(process, float(process.time(t.lam + share * (u.lam - t.lam))))
+def between(process: Gaussian, pairs: Sequence[tuple[Node, Node]], order: int) -> Iterator[list[Node]]:
+    """Of each step the ``order`` - 1 nodes inside, equal in lambda; none where lambda is infinite."""
+    shares = [k / order for k in range(1, order)]
+    finite = [t.regular and u.regular for t, u in pairs]
+    lam = [
+        t.lam + r * (u.lam - t.lam) for (t, u), ok in zip(pairs, finite, strict=True) if ok for r in shares
+    ]
+    found = iter(nodes(process, process.time(torch.tensor(lam, dtype=torch.float64))))
+    return ([next(found) for _ in shares] if ok else [] for ok in finite)
 
 
 def single_step(
@@ -84,9 +90,8 @@ def dpm_solver(order: int = 2, prediction: Prediction = "data") -> Solver:
         raise ValueError(f"dpm_solver has orders 1 to 3 of 'data' or 'noise', not {order} of {prediction!r}.")
 
     def steps(process: Gaussian, grid: Grid) -> Iterator[Step]:
-        for t, u in pairwise(nodes(process, grid)):
-            regular = t.regular and u.regular
-            inside = [between(process, t, u, k / order) for k in range(1, order) if regular]
+        pairs = list(pairwise(nodes(process, grid)))
+        for (t, u), inside in zip(pairs, between(process, pairs, order), strict=True):
             yield from single_step(process, t, inside, u, prediction)
 
     return Solver("dpm_solver", order, steps)

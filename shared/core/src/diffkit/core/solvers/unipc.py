@@ -78,7 +78,8 @@ def unipc(
             amend=None if ratios is None else partial(_compensated, ratios),
         )
 
-    return Solver("unipc", 1 if legacy and order > 1 else order + corrector, steps)
+    reached = 1 if legacy and order > 1 else order + corrector
+    return Solver("unipc", min(reached, 2) if lower_order_final else reached, steps)
 
 
 def _halved(variant: Variant, h: float, at: Sequence[float]) -> list[float]:
