@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diffkit.core.grid import uniform
 from diffkit.core.plan import integrate
 from diffkit.core.process import VP, Cosine
-from diffkit.core.solvers import Solver, adams, ddim, dpmpp_2m, dpmpp_3m, heun
+from diffkit.core.solvers import Solver, adams, ddim, deis, dpmpp_2m, dpmpp_3m, heun
 
 STEPS, SHAPE = 20, (4, 3, 32, 32)
 
@@ -41,6 +41,7 @@ def interleaved(functions: dict[str, Callable[[], object]], device: str, runs: i
 def overhead(device: str, runs: int) -> list[tuple[str, float, float]]:
     """(name, microseconds a step here, in diffusers) for the methods that both have."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -57,6 +58,11 @@ def overhead(device: str, runs: int) -> list[tuple[str, float, float]]:
             "UniPC-2 / adams(2, corrector)",
             adams(2, corrector=True),
             UniPCMultistepScheduler(prediction_type="sample"),
+        ),
+        (
+            "DEIS-3 in log rho",
+            deis(3, "lam"),
+            DEISMultistepScheduler(prediction_type="sample", solver_order=3),
         ),
         ("Heun", heun(), HeunDiscreteScheduler(prediction_type="sample")),
     ]
