@@ -133,7 +133,7 @@ def check_order(solver: Solver, process: Gaussian, *, tolerance: float = 0.15, *
 
 
 def law_on_normal(plan: Plan, process: Gaussian, *, mean: float = 0.0, std: float = 0.5) -> Law:
-    """The exact law of a plan's end for data N(``mean``, ``std``^2), started from the law of its first time.
+    """The exact law of a plan's end for normal data of ``mean`` and ``std``, started from the law of its first time.
 
     The denoiser is affine then, so that mean and covariance of memory obey a linear recursion: the law in
     distribution of a method that draws noise, without sampling. The truth is N(a mean, a^2 std^2 + s^2).

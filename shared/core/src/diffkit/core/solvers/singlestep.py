@@ -13,7 +13,7 @@ from diffkit.core.process import Gaussian
 from diffkit.core.solvers.base import Node, Solver, ddim_step, eps_at, nodes
 
 MEMORY = "x start m low d z"
-"""x: where to evaluate next; m: the model at the start of the step; low: the embedded lower order."""
+"""Where to evaluate next, the start of the step, the model there, and the embedded lower order."""
 
 Prediction = Literal["data", "noise"]
 
