@@ -1,6 +1,11 @@
 """Settings of every test in the house."""
 
+import os
+
 import pytest
+
+# Small tensors gain nothing from threads, and beside other work on the machine threads wait for each other long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
