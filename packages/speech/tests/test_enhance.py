@@ -175,7 +175,7 @@ def test_a_rate_nearly_coprime_with_the_models(same: Enhancer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"solver": "euler"}, "the solvers are ddim"), ({"steps": 0}, "at least 1")]
+    ("options", "message"), [({"solver": "euler"}, "the solvers are ancestral"), ({"steps": 0}, "at least 1")]
 )
 def test_wrong_options(same: Enhancer, options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
