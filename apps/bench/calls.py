@@ -301,7 +301,7 @@ def tables(results: dict[str, Any]) -> list[str]:
     for name, found in results.items():
         lines += ["", f"**{name}**: {(PROBLEMS[name].__doc__ or '').rstrip('.')}.", ""]
         lines += [
-            f"| calls | best plan | error | best scheduler of diffusers | error | {DEFAULT} | searched |"
+            "| calls | best plan | error | best scheduler of diffusers | error | recommended | searched |"
         ]
         lines += ["|---:|---|---:|---|---:|---:|---:|"]
         for calls in BUDGETS:
@@ -311,7 +311,7 @@ def tables(results: dict[str, Any]) -> list[str]:
             scheduler, other = best(found["diffusers"], calls)
             default = found["diffkit"][DEFAULT][str(calls)]
             refined = found["searched"].get("refine", {}).get(str(calls))
-            mark = ("**", "") if own < other else ("", "**")
+            mark = ["**" if value == min(own, other) else "" for value in (own, other)]
             lines.append(
                 f"| {calls} | `{plan}` | {mark[0]}{own:.3g}{mark[0]} | {scheduler} | {mark[1]}{other:.3g}{mark[1]} "
                 f"| {default:.3g} | {'' if refined is None else f'{refined:.3g}'} |"
@@ -334,10 +334,17 @@ def picture(results: dict[str, Any], path: Path) -> None:
             panel.plot(*_envelope(errors), color="0.8", lw=0.8)
         panel.plot(*_envelope(found["diffusers"]), color="tab:orange", label="best of diffusers")
         panel.plot(*_envelope(found["diffkit"]), color="tab:blue", label="best plan of diffkit")
-        panel.plot(*_envelope({"": found["diffkit"][DEFAULT]}), "--", color="tab:blue", label=DEFAULT)
+        panel.plot(
+            *_envelope({"": found["diffkit"][DEFAULT]}),
+            "--",
+            color="tab:blue",
+            label=f"recommended: {DEFAULT}",
+        )
         panel.plot(*_envelope(found["searched"]), "o", color="tab:green", ms=4, label="searched")
         panel.set(title=name, xlabel="network calls", yscale="log", ylim=(None, 1.0))
-        panel.legend(fontsize=7)
+        panel.set_xticks(range(4, 21, 4))
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=120)
 
 
@@ -364,7 +371,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     for name in options.problems:
         for _ in collect(name, options.systems, results):
-            store.write_text(json.dumps(results, indent=1) + "\n")
+            store.write_text(json.dumps(results, separators=(",", ":")) + "\n")
     picture(results, options.report.parent / "images/calls.png")
     text = options.report.read_text()
     before, mark, rest = text.partition("<!-- table: calls -->\n")
