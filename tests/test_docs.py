@@ -4,13 +4,16 @@ import doctest
 import warnings
 from pathlib import Path
 
+import pytest
 
-def test_core_page() -> None:
-    page = Path(__file__).parents[1] / "docs" / "core.md"
+
+@pytest.mark.parametrize(("name", "examples"), [("core.md", 50), ("solvers.md", 5)])
+def test_pages(name: str, examples: int) -> None:
+    page = Path(__file__).parents[1] / "docs" / name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OUVE's prior is shown not to match
         failed, tried = doctest.testfile(
             str(page), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         )
-    assert tried > 50
+    assert tried > examples
     assert failed == 0
