@@ -13,7 +13,7 @@ from diffkit.core.bridge import SBVE, ResShift
 from diffkit.core.grid import power, uniform
 from diffkit.core.mixture import Mixture
 from diffkit.core.noise import Seeds
-from diffkit.core.plan import Plan, integrate
+from diffkit.core.plan import Frame, Plan, integrate
 from diffkit.core.process import EDM, VP, Cosine, Gaussian, RectifiedFlow, interpolate
 from diffkit.core.solvers import Solver, ddim
 from diffkit.core.solvers.base import eps_at, nodes, transfer
@@ -187,7 +187,8 @@ class TestMomentum:
             grid = uniform(n, 1.0, 0.2)
             path = (spread**2 + grid**2).sqrt()
 
-            def hold(k: int, memory: list[Any], path: Tensor = path, n: int = n) -> list[Any]:
+            def hold(frame: Frame, path: Tensor = path, n: int = n) -> list[Any]:
+                k, memory = frame.step, frame.memory
                 return [path[k + 1].reshape(1, 1), *memory[1:]] if k < n // 2 else memory
 
             out = integrate(

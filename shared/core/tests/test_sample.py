@@ -140,7 +140,10 @@ class TestPlan:
         plan = adams(2)(VP(), uniform(4))
         x = torch.randn(3, 2)
         flip = integrate(
-            lambda x, t: 0.5 * x, x, plan, between=lambda k, m: [v if v is None else v.flip(0) for v in m]
+            lambda x, t: 0.5 * x,
+            x,
+            plan,
+            between=lambda frame: [v if v is None else v.flip(0) for v in frame.memory],
         )
         torch.testing.assert_close(flip, integrate(lambda x, t: 0.5 * x, x, plan))  # four flips are none
 

@@ -13,7 +13,7 @@ from diffkit.core.bridge import SBVE, Interpolant
 from diffkit.core.grid import uniform
 from diffkit.core.mixture import Mixture
 from diffkit.core.noise import Seeds
-from diffkit.core.plan import Plan, integrate
+from diffkit.core.plan import Frame, Plan, integrate
 from diffkit.core.process import VP, Cosine, Gaussian, RectifiedFlow
 from diffkit.core.solvers.adams import adams
 from diffkit.core.solvers.base import Solver
@@ -70,7 +70,8 @@ def test_golden_table(order: int, exact: bool, expected: tuple[float, ...]) -> N
         times, path = golden_path(steps)
         plan = unipc(order)(p, times)[: steps + 1] if exact else unipc(order)(p, times[:-2])
 
-        def true(k: int, memory: list[Tensor], path: Tensor = path, times: Tensor = times) -> list[Tensor]:
+        def true(frame: Frame, path: Tensor = path, times: Tensor = times) -> list[Tensor]:
+            k, memory = frame.step, frame.memory
             return [path[k], denoise(path[k], times[k]), *memory[2:]] if k < order else memory
 
         end = integrate(denoise, path[0], plan, between=true if exact else None)

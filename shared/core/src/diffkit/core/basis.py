@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffkit.core.types import Denoiser, Through
+
 
 class Basis(NamedTuple):
     """An orthonormal map of tensors to coefficients of their shape, and its inverse."""
@@ -36,7 +38,11 @@ class Basis(NamedTuple):
 
 def within(basis: Basis, function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor], Any]:
     """A network or denoiser ``(x, t) -> x`` of values as one of coefficients."""
-    return lambda c, t: basis.forward(function(basis.inverse(c), t))
+
+    def changed(inner: Denoiser) -> Denoiser:
+        return lambda c, t: basis.forward(inner(basis.inverse(c), t))
+
+    return Through(changed, function)
 
 
 def fourier(axes: int = 2) -> Basis:

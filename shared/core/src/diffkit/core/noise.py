@@ -151,13 +151,20 @@ class Seeds:
             raise ValueError(
                 f"{len(self.seeds)} seeds for a batch of {like.shape[0]}: give one for each sample."
             )
+        if like.is_complex():  # two real channels, each of the law
+            parts = self._values(step, torch.view_as_real(like), index).unbind(-1)
+            return torch.complex(law(parts[0]), law(parts[1])).to(like.dtype)
+        return law(self._values(step, like, index)).to(like.dtype)
+
+    def _values(self, step: int, like: Tensor, index: int) -> Tensor:
+        """Standard normal values, at least in float32."""
         dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
         generator = torch.Generator(like.device)
         noise = torch.empty(like.shape, dtype=dtype, device=like.device)
         for i, seed in enumerate(self.seeds):
             generator.manual_seed(key(seed + (index << 40), step))
             noise[i].normal_(generator=generator)
-        return law(noise).to(like.dtype)
+        return noise
 
 
 @dataclass(frozen=True)

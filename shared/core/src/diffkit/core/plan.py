@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from diffkit.core.types import Denoiser, Draw, expand_as, leaves
+from diffkit.core.types import Denoiser, Draw, begin, expand_as, leaves
 
 Weight: TypeAlias = float | Tensor
 
@@ -109,6 +109,8 @@ class Plan:
     C: Tensor
     end: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     rows: tuple[Row, ...] = field(init=False, repr=False)
+    levels: tuple[float, ...] = field(init=False, repr=False)
+    """``t`` as numbers, the noisiest where elements differ."""
 
     def __post_init__(self) -> None:
         if not all(bool(torch.isfinite(table).all()) for table in (self.t, self.U, self.V, self.B, self.C)):
@@ -121,6 +123,7 @@ class Plan:
             for at, carry, noise, call in zip(self.U, sources, self.C, self.B, strict=True)
         )
         object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "levels", tuple(float(t.max()) for t in self.t))
 
     @property
     def slots(self) -> int:
@@ -238,8 +241,8 @@ def pause(plan: Plan, moves: Tensor, end: float) -> Plan:
 
 
 class Frame(NamedTuple):
-    """What :func:`walk` shows of a row: its index and time (the noisiest where elements differ), the point,
-    the prediction (None for a row that makes no call), memory after it."""
+    """A row that has been run: its index and time (the noisiest where elements differ), the point, the prediction
+    (None for a row that makes no call), memory after it."""
 
     step: int
     t: float
@@ -248,8 +251,8 @@ class Frame(NamedTuple):
     memory: list[Any]
 
 
-Between: TypeAlias = Callable[[int, list[Any]], list[Any]]
-"""``(step, memory) -> memory``, called after every row: steering permutes or edits the explicit memory."""
+Between: TypeAlias = Callable[[Frame], list[Any]]
+"""``frame -> memory``, called after every row: steering permutes or edits the explicit memory."""
 
 
 def _no_noise(step: int, like: Any) -> Any:
@@ -278,7 +281,7 @@ def _mix(terms: Any, values: list[Any]) -> Any:
     return None if all(part is None for part in mixed.values()) else mixed
 
 
-def _joint(plans: Mapping[str, Plan], x: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Row, ...], int]:
+def _joint(plans: Mapping[str, Plan], x: Mapping[str, Tensor]) -> tuple[Row, ...]:
     """Rows of several leaves as one: terms become mappings of terms."""
     first = next(iter(plans.values()))
     parts = {name: _rows(plan, x[name]) for name, plan in plans.items()}
@@ -287,7 +290,7 @@ def _joint(plans: Mapping[str, Plan], x: Mapping[str, Tensor]) -> tuple[Tensor, 
             raise ValueError(
                 f"leaf {name!r} is evaluated at other times: joint states need a solver on grid times."
             )
-    rows = tuple(
+    return tuple(
         Row(
             {n: rows[k].at for n, rows in parts.items()},  # type: ignore[arg-type]
             tuple({n: rows[k].carry[i] for n, rows in parts.items()} for i in range(first.slots)),  # type: ignore[misc]
@@ -296,7 +299,6 @@ def _joint(plans: Mapping[str, Plan], x: Mapping[str, Tensor]) -> tuple[Tensor, 
         )
         for k in range(len(first.t))
     )
-    return first.t, rows, first.slots
 
 
 def integrate(
@@ -317,18 +319,19 @@ def integrate(
         x: the state at the first time of the grid, ``[batch, ...]``, or a mapping of leaves.
         plan: of a solver; a mapping of plans, one for each leaf, for joint states.
         draw: noise for the rows that want it, keyed by row.
-        between: edits memory after each row.
+        between: edits memory after each row, of which it sees the frame.
         memory: all slots at the start instead of ``x`` alone, to go on after some rows; None is zero.
         full: return all slots at the end, in a list, instead of the state alone.
 
     Nothing here waits for the device; the loop unrolls under ``torch.compile(fullgraph=True)``.
     """
-    times, rows, slots = _prepare(x if memory is None else memory[0], plan)
+    times, levels, rows, slots = _prepare(x if memory is None else memory[0], plan)
     memory = [x] + [None] * (slots - 1) if memory is None else memory
+    denoise, between = begin(denoise), begin(between)
     for k, row in enumerate(rows):
-        _, _, memory = _advance(k, row, times[k], memory, denoise, draw)
+        point, d, memory = _advance(k, row, times[k], memory, denoise, draw)
         if between is not None:
-            memory = between(k, memory)
+            memory = between(Frame(k, levels[k], point, d, memory))
     return memory if full else memory[0]
 
 
@@ -349,11 +352,12 @@ def walk(
     denoise: Denoiser, x: Any, plan: Plan | Mapping[str, Plan], *, draw: Draw = _no_noise
 ) -> Iterator[Frame]:
     """The loop of :func:`integrate` as a generator of frames, for pictures, previews and progress."""
-    times, rows, slots = _prepare(x, plan)
+    times, levels, rows, slots = _prepare(x, plan)
     memory: list[Any] = [x] + [None] * (slots - 1)
+    denoise = begin(denoise)
     for k, row in enumerate(rows):
         point, d, memory = _advance(k, row, times[k], memory, denoise, draw)
-        yield Frame(k, float(times[k].max()), point, d, memory)
+        yield Frame(k, levels[k], point, d, memory)
 
 
 def _advance(
@@ -366,15 +370,17 @@ def _advance(
     return point, d, [_mix(terms, values) for terms in row.carry]
 
 
-def _prepare(x: Any, plan: Plan | Mapping[str, Plan]) -> tuple[tuple[Tensor, ...], tuple[Row, ...], int]:
-    """Times on the device of ``x``, and rows whose weights are numbers or are shaped for ``x``."""
+def _prepare(
+    x: Any, plan: Plan | Mapping[str, Plan]
+) -> tuple[tuple[Tensor, ...], tuple[float, ...], tuple[Row, ...], int]:
+    """Times on the device of ``x`` and as numbers, rows whose weights are numbers or are shaped for ``x``, slots."""
     if isinstance(plan, Plan):
-        t, rows, slots = plan.t, _rows(plan, x), plan.slots
+        first, rows = plan, _rows(plan, x)
     else:
-        t, rows, slots = _joint(plan, x)
+        first, rows = next(iter(plan.values())), _joint(plan, x)
     device = leaves(x)[0].device
-    t = t.to(device, torch.float32) if device.type == "mps" else t.to(device)
-    return t.unbind(), rows, slots
+    t = first.t.to(device, torch.float32) if device.type == "mps" else first.t.to(device)
+    return t.unbind(), first.levels, rows, first.slots
 
 
 def _rows(plan: Plan, x: Tensor) -> tuple[Row, ...]:

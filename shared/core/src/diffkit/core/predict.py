@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffkit.core.process import Gaussian
-from diffkit.core.types import Denoiser, expand_as, float64
+from diffkit.core.types import Denoiser, Through, expand_as, float64
 
 Coefficient: TypeAlias = Tensor | float
 Target: TypeAlias = Callable[[Gaussian, Tensor], tuple[Coefficient, Coefficient, Coefficient]]
@@ -128,18 +128,21 @@ def network_input(target: Target, process: Gaussian, x: Tensor, t: Tensor) -> Te
 
 def wrap(
     network: Callable[..., Tensor], process: Gaussian, target: Target = x0, *, y: Tensor | None = None
-) -> Denoiser:
+) -> Callable[..., Any]:
     """The denoiser E[x0 | x_t] of ``network(x, t)`` trained towards ``target``.
 
-    Condition the network by closing over its arguments (``functools.partial``). A preconditioned target
-    (one with a ``scale``) also scales the network's input. ``t`` reaches the network as ``[batch]``, or
-    ``[batch, tokens]`` where the tokens have grids of their own.
+    Condition the network by closing over its arguments (``functools.partial``), or give the denoiser what the
+    network takes after ``t``: guides evaluate ``denoise(x, t, c)`` at several conditions in one batch
+    (:class:`diffkit.core.guide.Conditional`). A preconditioned target (one with a ``scale``) also scales the
+    network's input. ``t`` reaches the network as ``[batch]``, or ``[batch, tokens]`` where the tokens have grids
+    of their own.
     """
 
-    def denoise(x: Any, t: Tensor) -> Tensor:
-        batch_t = torch.as_tensor(t, device=x.device).to(x.dtype)
+    def denoise(x: Any, t: Tensor, *condition: Any) -> Tensor:
+        batch_t = torch.as_tensor(t, device=x.device).to(x.real.dtype)
         batch_t = batch_t.expand(x.shape[: max(batch_t.ndim, 1)])
-        return to_data(target, process, network(network_input(target, process, x, t), batch_t), x, t, y=y)
+        output = network(network_input(target, process, x, t), batch_t, *condition)
+        return to_data(target, process, output, x, t, y=y)
 
     return denoise
 
@@ -147,7 +150,7 @@ def wrap(
 def anchor(denoise: Denoiser, process: Gaussian, y: Tensor) -> Denoiser:
     """The denoiser in z = x - b(t) y, where the anchor is gone and any solver works unchanged."""
 
-    def anchored(z: Any, t: Tensor) -> Tensor:
-        return denoise(z + expand_as(process.b(float64(t)), z) * y, t)
+    def anchored(inner: Denoiser) -> Denoiser:
+        return lambda z, t: inner(z + expand_as(process.b(float64(t)), z) * y, t)
 
-    return anchored
+    return Through(anchored, denoise)

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffkit.core.types import expand_as, float64
+from diffkit.core.types import expand_as, float64, normal_like
 
 
 class Law(NamedTuple):
@@ -132,7 +132,7 @@ class Gaussian(ABC):
 
         ``noise`` defaults to fresh standard normal values.
         """
-        return self.marginal(x0, t, y=y).sample(torch.randn_like(x0) if noise is None else noise)
+        return self.marginal(x0, t, y=y).sample(normal_like(x0) if noise is None else noise)
 
     def marginal(self, x0: Tensor, t: Tensor | float, *, y: Tensor | None = None) -> Law:
         """The law of x_t given x0 and y."""

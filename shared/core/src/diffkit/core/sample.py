@@ -16,7 +16,7 @@ from diffkit.core.plan import Between, Plan, integrate
 from diffkit.core.predict import anchor
 from diffkit.core.process import Gaussian, Process
 from diffkit.core.solvers import Sampler, Solver, ddim
-from diffkit.core.types import Denoiser, Draw, expand_as, leaves
+from diffkit.core.types import Denoiser, Draw, begin, expand_as, leaves
 
 
 def plan_for(solver: Solver, process: Gaussian | Joint, grid: Grid | Schedule) -> Plan | dict[str, Plan]:
@@ -24,7 +24,7 @@ def plan_for(solver: Solver, process: Gaussian | Joint, grid: Grid | Schedule) -
     if isinstance(process, Joint):
         times = resolve(grid, next(iter(process.values())))
         return {name: solver(leaf, times) for name, leaf in process.items()}
-    return solver(process, resolve(grid, process))
+    return solver(process, grid)
 
 
 def start(process: Gaussian | Joint, like: Any, draw: Draw, *, y: Any = None, t: Tensor | float = 1.0) -> Any:
@@ -79,23 +79,23 @@ def sample(
     if plan is None:
         times = resolve(uniform(20) if grid is None else grid, leading)
         run = partial(_run, solver or ddim(), process=process, grid=times, draw=draw, between=between)
-        begin, end = times[..., 0], times[..., -1]
+        initial, end = times[..., 0], times[..., -1]
     else:
         run = partial(integrate, plan=plan, draw=draw, between=between)
         table = plan if isinstance(plan, Plan) else next(iter(plan.values()))
-        begin, end = table.t[0], table.end
-    if begin.shape != first.shape[: begin.ndim]:
+        initial, end = table.t[0], table.end
+    if initial.shape != first.shape[: initial.ndim]:
         raise ValueError(
-            f"the grid has rows for {tuple(begin.shape)} and the state is {tuple(first.shape)}: give a row for "
+            f"the grid has rows for {tuple(initial.shape)} and the state is {tuple(first.shape)}: give a row for "
             "each sample, or for each token of each."
         )
-    x = start(process, like, draw, y=y, t=begin)
+    x = start(process, like, draw, y=y, t=initial)
     if y is None:
         out = run(denoise, x=x)
     elif isinstance(process, Joint):
         raise ValueError("a joint process has no anchor yet: condition its network by closing over y.")
     else:
-        z = run(anchor(denoise, process, y), x=x - expand_as(process.b(begin), x) * y)
+        z = run(anchor(denoise, process, y), x=x - expand_as(process.b(initial), x) * y)
         out = z + expand_as(process.b(end), z) * y
     if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(out)):
         raise FloatingPointError(
@@ -120,7 +120,7 @@ def _run(
         raise ValueError(
             "joint processes, `between` and grids by sample need a solver with a plan, not a plain sampler."
         )
-    return solver(denoise, process, x, grid, draw=draw)
+    return solver(begin(denoise), process, x, grid, draw=draw)
 
 
 def ancestral(process: Process, denoise: Denoiser, x: Any, grid: Grid, *, draw: Draw, y: Any = None) -> Any:
@@ -128,7 +128,7 @@ def ancestral(process: Process, denoise: Denoiser, x: Any, grid: Grid, *, draw: 
 
     For Gaussian processes ``ddim(eta=1)`` is the same sampler as a plan.
     """
-    times = check(grid).to(leaves(x)[0].device).unbind(-1)
+    times, denoise = check(grid).to(leaves(x)[0].device).unbind(-1), begin(denoise)
     for k, (t, u) in enumerate(pairwise(times)):
         law = process.posterior(x, denoise(x, t), t, u, y=y)
         noise = draw(k, x)

@@ -6,6 +6,7 @@ together, such as node features and an adjacency matrix. The first axis of every
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -24,6 +25,43 @@ Draw: TypeAlias = Callable[[int, Any], Any]
 """``(step, like) -> noise`` shaped as ``like``; a pure function of its own seeds and ``step``."""
 
 _Value = TypeVar("_Value")
+
+
+def begin(part: Any) -> Any:
+    """``part`` for one run: a denoiser or ``between`` that remembers its rows, as some guides do, starts afresh.
+
+    Such a part has a method ``begin`` that returns a copy without memory; runs then share nothing. Every other
+    part is returned as it is.
+    """
+    start = getattr(part, "begin", None)
+    return part if start is None else start()
+
+
+@dataclass(frozen=True)
+class Through:
+    """The denoiser ``change(denoise)`` of a change that keeps nothing itself, and begins as its denoiser does."""
+
+    change: Guide
+    denoise: Denoiser
+
+    def __call__(self, x: Any, t: Tensor) -> Any:
+        return self.change(self.denoise)(x, t)
+
+    def begin(self) -> "Through":
+        return Through(self.change, begin(self.denoise))
+
+
+def normal_like(x: Tensor) -> Tensor:
+    """Standard normal values of the shape of ``x``; of a complex tensor both parts have unit variance.
+
+    A complex state is two real channels, as the networks that denoise it have it; torch.randn_like would give
+    each half the variance.
+    """
+    return (
+        torch.view_as_complex(torch.randn_like(torch.view_as_real(x)))
+        if x.is_complex()
+        else torch.randn_like(x)
+    )
 
 
 def leaves(state: Any) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffkit.core import predict
 from diffkit.core.process import Gaussian
-from diffkit.core.types import expand_as, float64
+from diffkit.core.types import expand_as, float64, normal_like
 
 Weight: TypeAlias = Callable[[Gaussian, Tensor], Tensor]
 """``(process, t) -> w``: the weight on |x0_net - x0|^2, float64, of the shape of ``t``."""
@@ -70,7 +70,7 @@ def denoising_loss(
         weight: on the x0 error; None weighs the error in the target's own space with 1.
     """
     t = uniform_times(x0.shape[0], like=x0) if t is None else t
-    noise = torch.randn_like(x0) if noise is None else noise
+    noise = normal_like(x0) if noise is None else noise
     x = process.corrupt(x0, t, y=y, noise=noise)
     output = network(predict.network_input(target, process, x, t), t.to(x.dtype))
     if weight is None:
