@@ -11,9 +11,11 @@ from importlib import resources
 from inspect import isabstract, isfunction
 from typing import Any
 
-from diffkit.core import bridge, process
+from diffkit.core import bridge, process, spectral
 from diffkit.core.grid import GRIDS
+from diffkit.core.guide import GUIDES
 from diffkit.core.joint import Joint
+from diffkit.core.noise import coupled, heavy_tailed
 from diffkit.core.plan import Plan
 from diffkit.core.search import METHODS, boundary, rank
 from diffkit.core.solvers import SOLVERS, Solver
@@ -23,7 +25,7 @@ _ID = re.compile(r"\b\d{4}\.\d{5}\b")
 
 
 def cite(*parts: Any) -> str:
-    """The BibTeX entries, each once, of solvers, processes, grids, searches and noise laws.
+    """The BibTeX entries, each once, of solvers, processes, grids, guides, searches and noise laws.
 
     A part is the object itself, the function that makes it, or a name as on a command line. What has no paper
     adds nothing. ValueError for an unknown name, for a paper that is not in `papers.bib`, and for a plan, which
@@ -46,14 +48,17 @@ def papers(part: Any) -> list[str]:
 
 
 def names() -> dict[str, Any]:
-    """What :func:`cite` knows by name: solvers, grids, searches and processes."""
-    classes = {n: c for module in (process, bridge) for n, c in vars(module).items() if isinstance(c, type)}
+    """What :func:`cite` knows by name: solvers, grids, guides, searches, noise laws and processes."""
+    classes = {
+        n: c for module in (process, bridge, spectral) for n, c in vars(module).items() if isinstance(c, type)
+    }
     known = {
         n: c
         for n, c in classes.items()
         if issubclass(c, process.Gaussian) and not isabstract(c) and not n.startswith("_")
     }
-    return {**SOLVERS, **GRIDS, **METHODS, "rank": rank, "boundary": boundary, **known}
+    laws = {law.__name__: law for law in (heavy_tailed, coupled)}
+    return {**SOLVERS, **GRIDS, **GUIDES, **METHODS, "rank": rank, "boundary": boundary, **laws, **known}
 
 
 def _home(part: Any) -> Any:

@@ -69,6 +69,13 @@ def leaves(state: Any) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else list(state.values())
 
 
+def each(function: Callable[..., Tensor], *states: Any) -> Any:
+    """``function`` of tensors, or of the leaves of mappings with the same names."""
+    if isinstance(states[0], Tensor):
+        return function(*states)
+    return {name: function(*(state[name] for state in states)) for name in states[0]}
+
+
 def expand_as(value: Tensor, like: Tensor) -> Tensor:
     """A coefficient whose axes are the first of ``like`` (none, ``[batch]``, ``[batch, tokens]``), ready to
     multiply it: in its dtype, on its device.
