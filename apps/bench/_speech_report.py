@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from diffkit.core.files import whole
 from diffkit.speech.evaluate import OVERALL, Spread
 
 
@@ -97,16 +98,14 @@ def plot(results: Results, path: Path) -> None:
             _panel(axes, results[task], metric)
             axes.set(title=f"{task}: {_TITLES[metric]}", xlabel="network calls")
         row[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
-    beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, format="png", dpi=150)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
 
 
 def write(path: Path, text: str) -> None:
     """Write `path` whole or not at all."""
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _panel(axes: Any, rows: list[Result], metric: str) -> None:

@@ -6,7 +6,6 @@ and renamed when complete, so an interrupted or failed write leaves nothing behi
 """
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor
+
+from diffkit.core.files import whole
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
 
@@ -128,8 +129,7 @@ def writer(
     encoding = subtype or encoding
     if not soundfile.check_format(container, encoding):
         raise AudioError(f"{path}: {container} cannot hold the encoding {encoding}.")
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
-    try:
+    with whole(path) as beside:
         open(beside, "wb").close()  # a refusal here is an OSError that says why; libsndfile's does not
         try:
             file = soundfile.SoundFile(beside, "w", rate, channels, encoding, format=container)
@@ -146,9 +146,6 @@ def writer(
             yield append
         if soundfile.info(beside).frames < written:
             raise OSError(errno.ENOSPC, f"could not write all of {path}; is the disk full?")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 _MANY_PHASES = 2000

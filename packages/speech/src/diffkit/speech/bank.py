@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffkit.core.files import whole
+
 from . import audio, corpus
 
 Array = NDArray[np.float32]
@@ -86,10 +88,7 @@ def _resample(paths: list[Path], rate: int, target: Path) -> None:
         clips = list(pool.map(one, paths))
     samples, lengths = np.concatenate(clips), json.dumps([len(clip) for clip in clips])
     # The list of lengths comes last: where it is, the samples are whole.
-    for suffix in (".npy", ".json"):
-        beside = target.with_name(f".{target.name}.{os.getpid()}{suffix}")
-        if suffix == ".npy":
-            np.save(beside, samples)
-        else:
-            beside.write_text(lengths)
-        os.replace(beside, target.with_suffix(suffix))
+    with whole(target.with_suffix(".npy")) as beside:
+        np.save(beside, samples)
+    with whole(target.with_suffix(".json")) as beside:
+        beside.write_text(lengths)

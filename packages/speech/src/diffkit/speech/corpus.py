@@ -23,6 +23,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from diffkit.core.files import whole
+
 from . import audio, clients
 from .sources import SOURCES, Source
 
@@ -273,9 +275,8 @@ def _load(directory: Path) -> dict:
 
 def _save(directory: Path, manifest: dict) -> None:
     manifest["files"].sort(key=lambda f: f["path"])
-    beside = directory / f".{MANIFEST}.{os.getpid()}"
-    beside.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    os.replace(beside, directory / MANIFEST)
+    with whole(directory / MANIFEST) as beside:
+        beside.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def _sha256(path: Path) -> str:

@@ -21,6 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from diffkit.core.files import whole
+
 from . import audio
 from . import metrics as measures
 
@@ -88,13 +90,8 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`as_dict` to `path` as JSON, whole or not at all; raises `OSError`."""
-        path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with whole(path) as beside:
             beside.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def table(self) -> "Table":
         """The summary for a terminal: a row per group, mean ± standard deviation per metric."""

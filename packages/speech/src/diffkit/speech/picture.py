@@ -3,7 +3,6 @@
 Memory is constant: a spectrogram is averaged into a fixed number of columns while the file is read.
 """
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffkit.core.files import whole
 from diffkit.speech import audio
 
 RANGE_DB = 80
@@ -88,11 +88,6 @@ def spectrogram_pair(before: str | Path, after: str | Path, target: str | Path) 
     axes[-1].set_xlabel("time (s)")
     figure.colorbar(axes[0].images[0], ax=axes, label="power (dB re full scale)", pad=0.01, aspect=40)
     figure.suptitle(before.name.replace("$", r"\$"), fontsize=12)  # a dollar would begin an equation
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # of a file's name
-            figure.savefig(beside, format="png")
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole(target) as beside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # of a file's name
+        figure.savefig(beside, format="png")

@@ -5,15 +5,14 @@ the same pairs. Speech is at an active level of -26 dBFS; the SNR is the ratio o
 """
 
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from diffkit.core.files import whole_folder
 
 from . import audio
 from .corpus import Clip, clips
@@ -123,9 +122,6 @@ def _level(wave: Array) -> Array:
 def _write(out: Path, side: str, pairs: Callable[[Callable[[str, Array, Array], None]], None]) -> int:
     if out.exists():
         raise ValueError(f"{out} exists already; give a new folder or delete it.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    work.chmod(0o755)  # mkdtemp makes folders that nobody else can read
     count = 0
 
     def save(name: str, clean: Array, degraded: Array) -> None:
@@ -135,11 +131,8 @@ def _write(out: Path, side: str, pairs: Callable[[Callable[[str, Array, Array], 
         audio.write(work / side / name, torch.from_numpy(degraded * gain), RATE)
         count += 1
 
-    try:
+    with whole_folder(out) as work:
         for folder in ("clean", side):
             (work / folder).mkdir()
         pairs(save)
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return count

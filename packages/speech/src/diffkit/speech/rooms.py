@@ -6,13 +6,14 @@ parts on one time axis, `full` and `direct` (what the same source and microphone
 scaled so that the direct path has unit energy and cut so that it arrives at sample :data:`ONSET`.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diffkit.core.files import whole
 
 # Half the length of pyroomacoustics' fractional-delay filter: the direct path arrives at this sample.
 ONSET = 40
@@ -147,17 +148,16 @@ def _measured_rooms(
 
 def _save(path: Path, bank: RoomBank) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(
-        beside,
-        full=np.concatenate(bank.full),
-        full_lengths=[len(response) for response in bank.full],
-        direct=np.concatenate(bank.direct),
-        direct_lengths=[len(response) for response in bank.direct],
-        rt60=bank.rt60,
-        nominal=bank.nominal,
-    )
-    os.replace(beside, path)
+    with whole(path) as beside:
+        np.savez(
+            beside,
+            full=np.concatenate(bank.full),
+            full_lengths=[len(response) for response in bank.full],
+            direct=np.concatenate(bank.direct),
+            direct_lengths=[len(response) for response in bank.direct],
+            rt60=bank.rt60,
+            nominal=bank.nominal,
+        )
 
 
 def _load(path: Path) -> RoomBank:

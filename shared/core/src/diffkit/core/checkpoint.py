@@ -7,9 +7,6 @@ wrote it. Only classes of diffkit are ever imported from it, so a checkpoint can
 import dataclasses
 import importlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from diffkit.core.files import whole_folder
 
 FORMAT = 1
 
@@ -68,9 +67,7 @@ def save(
         half: store floating-point tensors as float16.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as beside:
         tensors = {name: _packed(tensor, half) for name, tensor in network.state_dict().items()}
         save_file(tensors, beside / "model.safetensors")
         versions = {"torch": torch.__version__, "diffkit-core": metadata.version("diffkit-core")}
@@ -79,13 +76,6 @@ def save(
         (beside / "card.md").write_text(card)
         for item in beside.iterdir():
             item.chmod(0o644)
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return folder
 
 

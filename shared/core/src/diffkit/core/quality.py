@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffkit.core.files import whole
 from diffkit.core.grid import GRIDS, Grid, Schedule, resolve, uniform
 from diffkit.core.noise import Seeds
 from diffkit.core.plan import Plan
 from diffkit.core.predict import anchor
 from diffkit.core.process import Gaussian
 from diffkit.core.sample import sample, start
-from diffkit.core.saved import named, whole
+from diffkit.core.saved import named
 from diffkit.core.solvers import Solver, adams
 from diffkit.core.types import Denoiser, expand_as, lookup
 

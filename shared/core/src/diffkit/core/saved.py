@@ -7,9 +7,7 @@ errors measured before and after, versions.
 
 import hashlib
 import json
-import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffkit.core.checkpoint import describe
+from diffkit.core.files import whole
 from diffkit.core.grid import Grid, check
 from diffkit.core.joint import Joint
 from diffkit.core.plan import Plan
@@ -131,17 +130,6 @@ def named(solver: str, checkpoint: str | Path | None = None) -> Solver | Sampler
             f"dpm_v3 needs statistics of the checkpoint ({STATISTICS}): use the command statistics."
         )
     return dpm_v3(load_statistics(path))
-
-
-@contextmanager
-def whole(path: Path) -> Generator[Path]:
-    """A file to write beside ``path``, which takes its place when all went well and is removed otherwise."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _pack(found: Found) -> dict[str, Any]:

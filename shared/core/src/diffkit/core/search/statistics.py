@@ -12,7 +12,6 @@ of f and f' are those of the data alone, and b is zero for centred data.
 Data, noise and signs are the same at every lambda, which makes kappa smooth enough to differentiate.
 """
 
-import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.backends import cudnn, mkldnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from diffkit.core.files import whole
 from diffkit.core.predict import anchor
 from diffkit.core.process import Gaussian
 from diffkit.core.solvers.dpm_v3 import Statistics
@@ -143,12 +143,8 @@ def _regress(lam: Tensor, kappa: Tensor, mean: Tensor, square: Tensor) -> Statis
 def save(path: str | Path, statistics: Statistics) -> Path:
     """Write ``statistics``, complete or not at all: ``ems.safetensors`` beside a checkpoint's weights."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as beside:
         save_file({name: getattr(statistics, name).contiguous() for name in _NAMES}, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 
