@@ -117,8 +117,6 @@ def compiled(device: str, runs: int) -> tuple[float, float]:
 
 def report(device: str, runs: int) -> str:
     """The table as markdown."""
-    import diffusers
-
     lines = ["# The loop's own cost", "", f"State {'x'.join(map(str, SHAPE))}, {STEPS} steps, {device}.", ""]
     lines += ["| method | diffkit, us a step | diffusers, us a step | ratio |", "|---|---|---|---|"]
     for name, ours, theirs in overhead(device, runs):
@@ -127,11 +125,16 @@ def report(device: str, runs: int) -> str:
     lines += ["", "| compiled | ms | ratio |", "|---|---|---|"]
     lines += [f"| {STEPS} network calls alone | {alone:.2f} | 1 |"]
     lines += [f"| the {STEPS}-step DPM-Solver++ 2M loop, one graph | {loop:.2f} | {loop / alone:.3f} |", ""]
-    chip = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    lines.append(
-        f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}."
-    )
+    lines.append(machine(device))
     return "\n".join(lines) + "\n"
+
+
+def machine(device: str) -> str:
+    """What ran it, with versions."""
+    import diffusers
+
+    chip = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}."
 
 
 def _processor() -> str:
