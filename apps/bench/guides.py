@@ -106,10 +106,12 @@ def network_time(device: str, runs: int) -> Callable[[int], float]:
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )
-    network = network.to(device).eval()
+    network.to(device).eval()  # type: ignore[arg-type]
     t = torch.tensor(600, device=device)
     inputs = {n: torch.randn(n, *SHAPE[1:], device=device) for n in (4, 8, 12)}
-    calls = {str(n): partial(network, x, t) for n, x in inputs.items()}
+    calls: dict[str, Callable[[], object]] = {
+        str(n): partial(network.forward, x, t) for n, x in inputs.items()
+    }
     with torch.no_grad():
         best = interleaved(calls, device, max(5, runs // 20))
     return lambda batch: best[str(batch)]
