@@ -1,0 +1,1 @@
+"""Reconstruct, segment and follow medical images with diffusion."""
