@@ -1,8 +1,7 @@
 """Data sets and loaders: pairs on disk, or pairs mixed on the fly, as one LightningDataModule.
 
 Training data sets here are stateless: item `i` of epoch `e` is `dataset[e * len(dataset) + i]`, a pure
-function of the seed. :class:`EpochSampler` counts that way on every rank, so persistent workers, several
-machines and a resumed run see what one process would have seen.
+function of the seed, counted by :class:`~diffkit.core.train.EpochSampler`.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
+
+from diffkit.core.train import EpochSampler
 
 from . import audio
 from .mixing import Mixer
@@ -63,14 +64,6 @@ class PairedFolder(Dataset[Pair]):
             wanted = round(self.crop * self.rate)
             pair = [functional.pad(wave[:wanted], (0, max(wanted - len(wave), 0))) for wave in pair]
         return pair[0], pair[1]
-
-
-class EpochSampler(DistributedSampler[Pair]):
-    """A distributed shuffle whose indices go on counting: epoch `e` gives `e * len(dataset) + i`."""
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.epoch * len(self.dataset)  # type: ignore[arg-type]
-        return (first + int(i) for i in super().__iter__())  # type: ignore[arg-type]
 
 
 class AudioData(lightning.LightningDataModule):
