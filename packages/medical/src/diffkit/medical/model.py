@@ -1,0 +1,51 @@
+"""The networks."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UNet(nn.Module):
+    """MONAI's `DiffusionModelUNet` on blocks of pixels: `(x [batch, channels, height, width], t [batch]) -> F`.
+
+    Args:
+        channels: of the state: 2 for a complex image, 1 for CT.
+        widths: of the levels; each halves the resolution, and a side must divide by block * 2^(levels - 1).
+        block: pixels of block x block are the channels of the first level: an eighth of the cost at 2.
+        depth: residual blocks a level.
+        attention: at the lowest level.
+    """
+
+    def __init__(
+        self,
+        channels: int = 2,
+        widths: tuple[int, ...] = (64, 96, 128),
+        block: int = 2,
+        depth: int = 1,
+        attention: bool = True,
+    ) -> None:
+        super().__init__()
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+        self.arguments: dict[str, Any] = {
+            "channels": channels,
+            "widths": list(widths),
+            "block": block,
+            "depth": depth,
+            "attention": attention,
+        }
+        self.block = block
+        self.body = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=channels * block**2,
+            out_channels=channels * block**2,
+            channels=tuple(widths),
+            attention_levels=(*[False] * (len(widths) - 1), attention),
+            num_res_blocks=depth,
+            num_head_channels=32,
+            norm_num_groups=8,
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.body(F.pixel_unshuffle(x, self.block), 1000 * t), self.block)

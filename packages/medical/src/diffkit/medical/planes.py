@@ -1,0 +1,107 @@
+"""Planes cut from volumes at random, to train a prior of slices: a few heads become endless slices.
+
+A plane is a pure function of the seed and its number. It is cut at a random depth, tilt, turn, size and place,
+and its intensities are bent: gamma, a slow bias over the field, a scale. An MR image gets the smooth phase that
+every scan has and no stored magnitude keeps.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+
+class Head(NamedTuple):
+    """A volume to cut: values ``[x, y, z]`` to the right, front and top, and the millimetres of a voxel."""
+
+    values: Tensor
+    spacing: tuple[float, float, float]
+
+
+class Planes(Dataset[Tensor]):
+    """``[channels, size, size]`` planes of ``heads``: 2 channels for a complex image, 1 for CT.
+
+    Args:
+        heads: in units of the prior, air at 0 (MR) or -1 (CT).
+        kind: "mr" draws gamma, bias and phase; "ct" leaves intensities alone, which are physical.
+        size: pixels of a side.
+        spacing: millimetres of a pixel.
+        items: planes of an epoch.
+        seed: of all of them.
+        tilt: the largest angle to the axial plane and in it, degrees.
+        depth: the share of a head's height, around its middle, that planes pass through.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[Head],
+        kind: Literal["mr", "ct"],
+        *,
+        size: int = 256,
+        spacing: float = 1.0,
+        items: int = 4000,
+        seed: int = 0,
+        tilt: float = 12.0,
+        depth: tuple[float, float] = (0.25, 0.95),
+    ) -> None:
+        self.heads, self.kind, self.size, self.spacing = list(heads), kind, size, spacing
+        self.items, self.seed, self.tilt, self.depth = items, seed, tilt, depth
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: int) -> Tensor:
+        rng = np.random.default_rng((self.seed, index))
+        plane = self._cut(self.heads[int(rng.integers(len(self.heads)))], rng)
+        if self.kind == "ct":
+            return plane[None]
+        field = torch.linspace(-1, 1, self.size)
+        bias = torch.exp(0.15 * _smooth(field, rng))
+        magnitude = plane.clamp(min=0) ** rng.uniform(0.75, 1.35) * bias * rng.uniform(0.75, 1.15)
+        phase = rng.uniform(-math.pi, math.pi) + 0.8 * _smooth(field, rng)
+        return torch.stack([magnitude * phase.cos(), magnitude * phase.sin()])
+
+    def _cut(self, head: Head, rng: np.random.Generator) -> Tensor:
+        extent = torch.tensor([n * s for n, s in zip(head.values.shape, head.spacing, strict=True)])
+        half = self.size * self.spacing / 2 * rng.uniform(0.88, 1.12)
+        grid = torch.linspace(-half, half, self.size)
+        up, right = torch.meshgrid(-grid, grid, indexing="ij")  # rows run down, from the front
+        points = torch.stack([right, up, torch.zeros_like(up)], -1)
+        angles = np.radians(rng.uniform(-self.tilt, self.tilt, 3))
+        centre = torch.tensor([*rng.uniform(-8, 8, 2), (rng.uniform(*self.depth) - 0.5) * float(extent[2])])
+        mirror = torch.tensor([rng.choice([-1.0, 1.0]), 1.0, 1.0])
+        points = (points @ _rotation(*angles).mT + centre).float() * mirror
+        unit = (points / (extent / 2)).flip(-1)  # grid_sample has the last axis first
+        outside = -1.0 if self.kind == "ct" else 0.0
+        cut = F.grid_sample(
+            head.values[None, None] - outside,
+            unit[None, None].float(),
+            align_corners=False,
+            padding_mode="zeros",
+        )
+        return cut[0, 0, 0] + outside
+
+
+def _rotation(a: float, b: float, c: float) -> Tensor:
+    """Turns about the three axes, one after the other."""
+    out = torch.eye(3)
+    for axis, angle in enumerate((a, b, c)):
+        i, j = [k for k in range(3) if k != axis]
+        turn = torch.eye(3)
+        turn[i, i] = turn[j, j] = math.cos(angle)
+        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
+        out = out @ turn
+    return out
+
+
+def _smooth(field: Tensor, rng: np.random.Generator) -> Tensor:
+    """A random polynomial of the plane, of degree 3 and unit size."""
+    powers = torch.stack([field**k for k in range(4)])
+    weights = torch.tensor(rng.standard_normal((4, 4)), dtype=torch.float32)
+    weights = weights * (torch.arange(4)[:, None] + torch.arange(4) <= 3)
+    return powers.mT @ weights @ powers / 2
