@@ -42,20 +42,20 @@ def centred(mask: Tensor | None = None) -> NoiseLaw:
     return law
 
 
-def symmetric(mask: Tensor | None = None) -> NoiseLaw:
+def symmetric(mask: Tensor | None = None, *, channels: bool = False) -> NoiseLaw:
     """Symmetric noise of zero diagonal for adjacency matrices ``[batch, ..., nodes, nodes]`` (Jo et al. 2022).
 
-    Each pair of nodes has one standard normal value. ``mask`` ``[batch, nodes]`` zeroes absent nodes; it
-    applies to ``[batch, nodes, nodes]``.
+    Each pair of nodes has one standard normal value; with ``channels``, one for each channel of a last axis,
+    ``[batch, nodes, nodes, channels]``, as classes of edges need. ``mask`` ``[batch, nodes]`` zeroes absent nodes.
     """
 
     def law(noise: Tensor) -> Tensor:
-        upper = noise.triu(1)
-        noise = upper + upper.mT
-        if mask is None:
-            return noise
-        present = mask.to(noise.dtype)
-        return noise * present[:, :, None] * present[:, None, :]
+        upper = (noise.movedim(-1, 1) if channels else noise).triu(1)
+        square = upper + upper.mT
+        if mask is not None:
+            present = mask.to(noise.dtype).reshape(len(mask), *[1] * (noise.ndim - 3), -1)
+            square = square * present[..., :, None] * present[..., None, :]
+        return square.movedim(1, -1) if channels else square
 
     return law
 

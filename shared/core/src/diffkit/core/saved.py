@@ -20,7 +20,7 @@ from diffkit.core.files import whole
 from diffkit.core.grid import Grid, check
 from diffkit.core.joint import Joint
 from diffkit.core.plan import Plan
-from diffkit.core.process import Gaussian
+from diffkit.core.process import Gaussian, Process
 from diffkit.core.search.statistics import load as load_statistics
 from diffkit.core.solvers import SOLVERS, Sampler, Solver
 from diffkit.core.solvers.dpm_v3 import dpm_v3
@@ -165,7 +165,7 @@ def _plan(record: Mapping[str, Any]) -> Plan:
     return Plan(**tables)
 
 
-def _identity(process: Gaussian | Joint) -> Any:
+def _identity(process: Process) -> Any:
     """A process as JSON values that compare equal after a round trip."""
     if isinstance(process, Joint):
         return {name: _identity(leaf) for name, leaf in process.items()}
