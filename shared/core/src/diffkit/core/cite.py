@@ -11,21 +11,25 @@ from importlib import resources
 from inspect import isabstract, isfunction
 from typing import Any
 
-from diffkit.core import bridge, process, spectral
+from diffkit.core import bridge, categorical, manifold, process, spectral
 from diffkit.core.grid import GRIDS
 from diffkit.core.guide import GUIDES
+from diffkit.core.inverse import INVERSE
 from diffkit.core.joint import Joint
+from diffkit.core.likelihood import log_prob
 from diffkit.core.noise import coupled, heavy_tailed
 from diffkit.core.plan import Plan
 from diffkit.core.search import METHODS, boundary, rank
 from diffkit.core.solvers import SOLVERS, Solver
+from diffkit.core.steer import fk_correct, fk_steer, twisted
 from diffkit.core.types import lookup
 
+_BASES = ("Process", "Gaussian", "Categorical", "Memoryless", "Curved")
 _ID = re.compile(r"\b\d{4}\.\d{5}\b")
 
 
 def cite(*parts: Any) -> str:
-    """The BibTeX entries, each once, of solvers, processes, grids, guides, searches and noise laws.
+    """The BibTeX entries, each once, of solvers, processes, grids, guides, samplers, searches and noise laws.
 
     A part is the object itself, the function that makes it, or a name as on a command line. What has no paper
     adds nothing. ValueError for an unknown name, for a paper that is not in `papers.bib`, and for a plan, which
@@ -48,17 +52,17 @@ def papers(part: Any) -> list[str]:
 
 
 def names() -> dict[str, Any]:
-    """What :func:`cite` knows by name: solvers, grids, guides, searches, noise laws and processes."""
-    classes = {
-        n: c for module in (process, bridge, spectral) for n, c in vars(module).items() if isinstance(c, type)
+    """What :func:`cite` knows by name, of every room."""
+    rooms = (process, bridge, spectral, categorical, manifold)
+    found = {name: part for room in rooms for name, part in vars(room).items() if isinstance(part, type)}
+    processes = {
+        name: part
+        for name, part in found.items()
+        if hasattr(part, "posterior") and not isabstract(part) and name not in _BASES and name[0] != "_"
     }
-    known = {
-        n: c
-        for n, c in classes.items()
-        if issubclass(c, process.Gaussian) and not isabstract(c) and not n.startswith("_")
-    }
-    laws = {law.__name__: law for law in (heavy_tailed, coupled)}
-    return {**SOLVERS, **GRIDS, **GUIDES, **METHODS, "rank": rank, "boundary": boundary, **laws, **known}
+    functions = (rank, boundary, heavy_tailed, coupled, fk_steer, fk_correct, twisted, log_prob)
+    named = {function.__name__: function for function in functions}
+    return {**SOLVERS, **GRIDS, **GUIDES, **INVERSE, **METHODS, **named, **processes}
 
 
 def _home(part: Any) -> Any:
