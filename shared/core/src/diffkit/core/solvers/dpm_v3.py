@@ -26,7 +26,7 @@ from torch import Tensor
 from diffkit.core.grid import Grid
 from diffkit.core.plan import Lin, Step, Weight, integrate
 from diffkit.core.process import Gaussian
-from diffkit.core.solvers.base import Node, Solver
+from diffkit.core.solvers.base import Node, Solver, weigh
 from diffkit.core.solvers.multistep import Known, multistep
 from diffkit.core.types import Denoiser, Draw
 
@@ -119,10 +119,7 @@ def dpm_v3(
         at = [n.lam for n, _ in known]
         keep, weights, constant = _integrals(statistics, u.lam, at, pseudo[u.lam in at])
         one = Lin(tuple(float(i == len(x.weights) - 3) for i in range(len(x.weights))))  # the last of memory
-        out = x * (keep / t.a) + one * constant
-        for weight, (_, f) in zip(weights, known, strict=True):
-            out = out + f * weight
-        return out * u.a
+        return u.a * weigh([keep / t.a, constant, *weights], [x, one, *(f for _, f in known)])
 
     def steps(process: Gaussian, grid: Grid) -> Iterator[Step]:
         return multistep(

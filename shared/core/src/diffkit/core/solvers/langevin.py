@@ -16,7 +16,7 @@ from torch import Tensor
 from diffkit.core.grid import Grid, check
 from diffkit.core.plan import Step, vectors
 from diffkit.core.process import Gaussian
-from diffkit.core.solvers.base import Solver, nodes
+from diffkit.core.solvers.base import Solver, first_noise, nodes
 from diffkit.core.types import Denoiser, Draw
 
 
@@ -77,11 +77,8 @@ def predictor_corrector(
     ``corrections`` + 1 calls a step. With an anchor work in z, with :func:`diffkit.core.predict.anchor`.
     """
     grid = check(grid)
+    first_noise(process, grid)
     a, s, c = process.a(grid), process.s(grid), process.c(grid)
-    if float(s[0]) == 0:
-        raise ValueError(
-            "the reverse SDE starts where there is noise: begin the grid below this bridge's end."
-        )
     dc = torch.func.jvp(process.c, (grid,), (torch.ones_like(grid),))[1]
     ds = torch.func.jvp(process.s, (grid[:-1],), (torch.ones_like(grid[:-1]),))[1]
     drift = dc / c
