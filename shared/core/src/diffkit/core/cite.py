@@ -20,7 +20,7 @@ from diffkit.core.likelihood import log_prob
 from diffkit.core.noise import coupled, heavy_tailed
 from diffkit.core.plan import Plan
 from diffkit.core.search import METHODS, boundary, rank
-from diffkit.core.solvers import SOLVERS, Solver
+from diffkit.core.solvers import SOLVERS, Solver, geodesic
 from diffkit.core.steer import fk_correct, fk_steer, twisted
 from diffkit.core.types import lookup
 
@@ -60,7 +60,7 @@ def names() -> dict[str, Any]:
         for name, part in found.items()
         if hasattr(part, "posterior") and not isabstract(part) and name not in _BASES and name[0] != "_"
     }
-    functions = (rank, boundary, heavy_tailed, coupled, fk_steer, fk_correct, twisted, log_prob)
+    functions = (rank, boundary, heavy_tailed, coupled, fk_steer, fk_correct, twisted, log_prob, geodesic)
     named = {function.__name__: function for function in functions}
     return {**SOLVERS, **GRIDS, **GUIDES, **INVERSE, **METHODS, **named, **processes}
 

@@ -16,6 +16,7 @@ from diffkit.core.solvers.dpm_ot import Transport, dpm_ot
 from diffkit.core.solvers.dpm_v3 import Affine, Statistics, dpm_v3
 from diffkit.core.solvers.dpmpp import dpmpp_2m, dpmpp_3m, dpmpp_sde
 from diffkit.core.solvers.evodiff import evodiff
+from diffkit.core.solvers.geodesic import geodesic
 from diffkit.core.solvers.langevin import Sampler, annealed_langevin, pc, predictor_corrector
 from diffkit.core.solvers.momentum import ghvb, hb
 from diffkit.core.solvers.one_more_step import one_more_step
@@ -87,6 +88,7 @@ __all__ = [
     "edict",
     "evodiff",
     "fast_grid",
+    "geodesic",
     "ghvb",
     "hb",
     "heun",
