@@ -1,0 +1,1 @@
+"""Generate graphs, and denoise heterogeneous ones, with diffusion."""
