@@ -7,13 +7,18 @@ every scan has and no stored magnitude keeps.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from lightning import LightningDataModule
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+
+from diffkit.core.train import EpochSampler
+from diffkit.medical.volume import read
 
 
 class Head(NamedTuple):
@@ -34,7 +39,8 @@ class Planes(Dataset[Tensor]):
         items: planes of an epoch.
         seed: of all of them.
         tilt: the largest angle to the axial plane and in it, degrees.
-        depth: the share of a head's height, around its middle, that planes pass through.
+        depth: the shares of a head's height between which planes pass.
+        shift: the largest millimetres from the middle of the head to that of a plane; for planes smaller than it.
     """
 
     def __init__(
@@ -47,10 +53,11 @@ class Planes(Dataset[Tensor]):
         items: int = 4000,
         seed: int = 0,
         tilt: float = 12.0,
-        depth: tuple[float, float] = (0.25, 0.95),
+        depth: tuple[float, float] = (0.3, 0.9),
+        shift: float = 8.0,
     ) -> None:
         self.heads, self.kind, self.size, self.spacing = list(heads), kind, size, spacing
-        self.items, self.seed, self.tilt, self.depth = items, seed, tilt, depth
+        self.items, self.seed, self.tilt, self.depth, self.shift = items, seed, tilt, depth, shift
 
     def __len__(self) -> int:
         return self.items
@@ -73,7 +80,9 @@ class Planes(Dataset[Tensor]):
         up, right = torch.meshgrid(-grid, grid, indexing="ij")  # rows run down, from the front
         points = torch.stack([right, up, torch.zeros_like(up)], -1)
         angles = np.radians(rng.uniform(-self.tilt, self.tilt, 3))
-        centre = torch.tensor([*rng.uniform(-8, 8, 2), (rng.uniform(*self.depth) - 0.5) * float(extent[2])])
+        centre = torch.tensor(
+            [*rng.uniform(-self.shift, self.shift, 2), (rng.uniform(*self.depth) - 0.5) * float(extent[2])]
+        )
         mirror = torch.tensor([rng.choice([-1.0, 1.0]), 1.0, 1.0])
         points = (points @ _rotation(*angles).mT + centre).float() * mirror
         unit = (points / (extent / 2)).flip(-1)  # grid_sample has the last axis first
@@ -105,3 +114,91 @@ def _smooth(field: Tensor, rng: np.random.Generator) -> Tensor:
     weights = torch.tensor(rng.standard_normal((4, 4)), dtype=torch.float32)
     weights = weights * (torch.arange(4)[:, None] + torch.arange(4) <= 3)
     return powers.mT @ weights @ powers / 2
+
+
+class PlaneData(LightningDataModule):
+    """Batches of :class:`Planes` from volumes on disk, as `diffkit-medical data` builds them.
+
+    Args:
+        folder: of the volumes.
+        train: glob patterns in it; several volumes of one person count as that person once each.
+        valid: likewise, of subjects that are not trained on; 64 planes of them are seen at every validation.
+        kind: "mr" or "ct".
+        size: pixels of a side.
+        spacing: millimetres of a pixel.
+        batch_size: planes of a step.
+        items: planes of an epoch.
+        num_workers: processes that cut.
+        seed: of the planes.
+        depth, shift: see :class:`Planes`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        train: list[str],
+        valid: list[str],
+        kind: Literal["mr", "ct"] = "mr",
+        size: int = 256,
+        spacing: float = 1.0,
+        batch_size: int = 8,
+        items: int = 4000,
+        num_workers: int = 1,
+        seed: int = 0,
+        depth: tuple[float, float] = (0.3, 0.9),
+        shift: float = 8.0,
+    ) -> None:
+        super().__init__()
+        self.folder, self.patterns = Path(folder), {"train": train, "valid": valid}
+        self.kind: Literal["mr", "ct"] = kind
+        self.batch_size, self.items, self.num_workers, self.seed = batch_size, items, num_workers, seed
+        self.options: dict[str, Any] = {"size": size, "spacing": spacing, "depth": depth, "shift": shift}
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_set, self.valid_set = (
+            Planes(
+                self._heads(part), self.kind, items=items, seed=self.seed + (part == "valid"), **self.options
+            )
+            for part, items in (("train", self.items), ("valid", 64))
+        )
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler = EpochSampler(self.train_set, ranks, rank, seed=self.seed, drop_last=True)
+        return self._loader(self.train_set, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(self.valid_set, shuffle=False)
+
+    def _loader(self, dataset: Planes, **options: Any) -> DataLoader[Tensor]:
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def _heads(self, part: str) -> list[Head]:
+        paths = [path for pattern in self.patterns[part] for path in sorted(self.folder.glob(pattern))]
+        if not paths:
+            raise ValueError(
+                f"{self.folder} holds nothing like {', '.join(self.patterns[part])}: build it with "
+                "`diffkit-medical data`."
+            )
+        volumes = (read(path, slices=8).oriented("RAS") for path in paths)
+        return [Head(in_units(volume.data[0].float(), self.kind), volume.spacing) for volume in volumes]
+
+
+def in_units(values: Tensor, kind: Literal["mr", "ct"]) -> Tensor:
+    """Intensities in the prior's units: magnitudes over their bright tissue, or thousands of HU above -1000 to 2000."""
+    if kind == "ct":
+        return (values / 1000).clamp(-1, 2)
+    return (values / bright(values)).clamp(0, 1.6)
+
+
+def bright(values: Tensor) -> Tensor:
+    """The level of bright tissue: the 99.5th percentile of magnitudes above a fiftieth of the largest."""
+    inside = values[values > values.max() / 50]
+    return inside.kthvalue(max(1, round(0.995 * inside.numel()))).values

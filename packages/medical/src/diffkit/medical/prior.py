@@ -4,12 +4,14 @@ States are in units of the modality (:data:`UNITS`): the magnitude of an MR slic
 1, or CT as (HU + 1000)/1000 - 1, so that air is -1 and water 0. A complex image is two channels.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffkit.core import predict
+from diffkit.core.checkpoint import load_weights, locate
 from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
@@ -36,6 +38,7 @@ class PriorTask(Task):
         process: from slices to noise.
         sigma_data: the standard deviation of a channel.
         t_min: the smallest time trained at.
+        init: a checkpoint, by name or folder, whose weights training starts from.
         options: of :class:`~diffkit.core.train.Task`.
     """
 
@@ -46,11 +49,16 @@ class PriorTask(Task):
         *,
         sigma_data: float = 0.25,
         t_min: float = 0.002,
+        init: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup: int = 200,
     ) -> None:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  four times faster on CPUs
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
+        if init is not None:
+            load_weights(locate(init, Path(__file__).parent / "pretrained"), network)
+            network.train()
         self.process, self.sigma_data, self.t_min = process, sigma_data, t_min
 
     def loss(self, batch: Any) -> dict[str, Tensor]:

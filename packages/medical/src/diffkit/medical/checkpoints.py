@@ -1,0 +1,87 @@
+"""What a medical checkpoint holds: a prior's network, its process and units."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffkit.core import checkpoint
+from diffkit.core.process import Gaussian
+from diffkit.core.types import Denoiser
+from diffkit.medical.prior import denoiser
+
+EMBEDDED = Path(__file__).parent / "pretrained"
+"""The checkpoints inside the wheel."""
+
+KINDS = ("mr", "ct")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A loaded prior of slices; ``kind`` is one of :data:`KINDS`, ``config`` the whole ``config.json``."""
+
+    folder: Path
+    network: nn.Module
+    process: Gaussian
+    kind: str
+    config: dict[str, Any]
+
+    @property
+    def denoise(self) -> Denoiser:
+        """Of slices ``[batch, 1, height, width]`` in the prior's units, complex for "mr"."""
+        return denoiser(self.network, self.process, self.config["sigma_data"], complex=self.kind == "mr")
+
+
+def save(folder: str | Path, task: Any, kind: str, card: str, data: dict[str, Any]) -> Path:
+    """Write the network of a :class:`~diffkit.medical.prior.PriorTask`; ``data`` says how its slices were cut."""
+    config = {
+        "task": "prior",
+        "kind": kind,
+        "network": checkpoint.describe(task.network, **task.network.arguments),
+        "process": checkpoint.describe(task.process),
+        "sigma_data": task.sigma_data,
+        "data": data,
+        "diffkit-medical": metadata.version("diffkit-medical"),
+    }
+    return checkpoint.save(folder, task.network, config, card)
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
+    """A prior by embedded name or by folder, in evaluation mode on ``device``.
+
+    Raises:
+        CheckpointError: unknown, broken, or of another kind or domain.
+    """
+    folder = checkpoint.locate(name, EMBEDDED)
+    config = checkpoint.read_config(folder)
+    if config.get("task") != "prior" or config.get("kind") not in KINDS:
+        raise checkpoint.CheckpointError(
+            f"{folder} is a checkpoint for {config.get('task')!r}, not a prior of medical images."
+        )
+    try:
+        network = checkpoint.construct(config["network"])
+        process = checkpoint.construct(config["process"])
+        _ = float(config["sigma_data"])
+    except KeyError as error:
+        raise checkpoint.CheckpointError(f"{folder}/config.json lacks or misnames {error}.") from error
+    network = checkpoint.load_weights(folder, network, device=device)
+    return Prior(folder, network, process, config["kind"], config)
+
+
+def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
+    """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
+    data = trainer.datamodule
+    metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if "valid" in k}
+    names = ", ".join(data.patterns["train"])
+    card = (
+        f"# prior of {data.kind} slices\n\nTrained with `diffkit-medical train` for {trainer.global_step} steps of "
+        f"{data.batch_size} planes, {seconds / 3600:.2f} h in the last process, on "
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
+        f"Data: {names}; origins, licences and checksums stand in the manifest.json of `diffkit-medical data`.\n\n"
+        f"Validation: {metrics}\n"
+    )
+    save(folder, task, data.kind, card, data.options)
