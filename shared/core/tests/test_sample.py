@@ -210,7 +210,7 @@ class TestJoint:
         plans = plan_for(ddim(), self.JOINT, uniform(5))
         both = integrate(lambda s, t: {n: torch.tanh(v) for n, v in s.items()}, x, plans)
         for leaf, process in self.JOINT.items():
-            alone = integrate(lambda v, t: torch.tanh(v), x[leaf], ddim()(process, uniform(5)))
+            alone = integrate(lambda v, t: torch.tanh(v), x[leaf], ddim()(process, uniform(5)))  # type: ignore[arg-type]
             torch.testing.assert_close(both[leaf], alone, atol=0, rtol=0)
 
     def test_corrupt_and_posterior_map(self) -> None:

@@ -43,7 +43,7 @@ class TestRoundTrip:
 
     def test_leaves(self, tmp_path: Path) -> None:
         joint = Joint({"x": VP(), "adj": VE()})
-        plans = {name: ddim()(leaf, uniform(3)) for name, leaf in joint.items()}
+        plans = {name: ddim()(leaf, uniform(3)) for name, leaf in joint.items()}  # type: ignore[arg-type]
         found = load(save(tmp_path / "plan.json", plans, joint), joint)
         assert list(found) == ["x", "adj"]
         assert torch.equal(found["adj"].V, plans["adj"].V)

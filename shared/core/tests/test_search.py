@@ -187,7 +187,7 @@ class TestSampling:
         joint, grid = Joint({"x": VP(), "adj": RectifiedFlow()}), uniform(4)
         like = {name: torch.zeros(2, 3) for name in joint}
         ways: tuple[dict[str, Any], ...] = (
-            {"plan": {name: ddim()(leaf, grid) for name, leaf in joint.items()}},
+            {"plan": {name: ddim()(leaf, grid) for name, leaf in joint.items()}},  # type: ignore[arg-type]
             {"solver": ddim(), "grid": grid},
         )
         one, two = (sample(lambda x, t: x, joint, like, seeds=[1, 2], **way) for way in ways)

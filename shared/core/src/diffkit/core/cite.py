@@ -14,7 +14,7 @@ from typing import Any
 from diffkit.core import bridge, categorical, manifold, process, spectral
 from diffkit.core.grid import GRIDS
 from diffkit.core.guide import GUIDES
-from diffkit.core.inverse import INVERSE
+from diffkit.core.inverse import INVERSE, renoise, travel
 from diffkit.core.joint import Joint
 from diffkit.core.likelihood import log_prob
 from diffkit.core.noise import coupled, heavy_tailed
@@ -60,7 +60,19 @@ def names() -> dict[str, Any]:
         for name, part in found.items()
         if hasattr(part, "posterior") and not isabstract(part) and name not in _BASES and name[0] != "_"
     }
-    functions = (rank, boundary, heavy_tailed, coupled, fk_steer, fk_correct, twisted, log_prob, geodesic)
+    functions = (
+        rank,
+        boundary,
+        heavy_tailed,
+        coupled,
+        fk_steer,
+        fk_correct,
+        twisted,
+        log_prob,
+        geodesic,
+        renoise,
+        travel,
+    )
     named = {function.__name__: function for function in functions}
     return {**SOLVERS, **GRIDS, **GUIDES, **INVERSE, **METHODS, **named, **processes}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffkit.core.gradient import slope
 from diffkit.core.guide.base import Conditional
 from diffkit.core.process import Gaussian
 from diffkit.core.types import Denoiser, Guide, Through, expand_as, float64
@@ -29,24 +30,11 @@ def gradient(
         def function(x: Tensor, t: Tensor) -> Tensor:
             a, s = process.a(float64(t)), process.s(float64(t))
             gain = torch.where(a > 0, scale * s.square() / a, 0.0)
-            slope = slope_of(lambda x: potential(x, t), x)
-            return denoise(x, t) + expand_as(gain, x) * slope
+            return denoise(x, t) + expand_as(gain, x) * slope(lambda x: potential(x, t), x)
 
         return function
 
     return lambda denoise: Through(guided, denoise)
-
-
-def slope_of(potential: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of each sample's ``potential`` ``[batch]`` in ``x``; also where no gradients are kept."""
-    with torch.enable_grad():
-        point = x.detach().requires_grad_()
-        value = potential(point)
-        if value.shape != x.shape[:1]:
-            raise ValueError(
-                f"a potential has one value for each sample, {(len(x),)}; this one has {tuple(value.shape)}."
-            )
-        return torch.autograd.grad(value.sum(), point)[0]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffkit.core.guide.classifier import slope_of
+from diffkit.core.gradient import slope
 from diffkit.core.guide.interval import interval
 from diffkit.core.predict import to_noise
 from diffkit.core.process import Gaussian
@@ -110,13 +110,13 @@ def lacon(
     def guided(denoise: Denoiser) -> Denoiser:
         def function(x: Tensor, t: Tensor) -> Tensor:
             d = denoise(x, t)
-            slope = slope_of(lambda x: loss(x, t), x)
+            gradient = slope(lambda x: loss(x, t), x)
             axes = tuple(range(1, x.ndim))
             reach = (to_noise(process, d, x, t) - x).square().sum(axes, keepdim=True).sqrt()
-            norm = slope.square().sum(axes, keepdim=True).sqrt()
+            norm = gradient.square().sum(axes, keepdim=True).sqrt()
             a, s = process.a(float64(t)), process.s(float64(t))
             gain = torch.where(a > 0, scale * s / a, 0.0)
-            return d - expand_as(gain, x) * torch.where(norm > 0, reach / norm, 0.0) * slope
+            return d - expand_as(gain, x) * torch.where(norm > 0, reach / norm, 0.0) * gradient
 
         return function
 

@@ -48,6 +48,12 @@ def node(process: Gaussian, t: float) -> Node:
     return nodes(process, torch.tensor([t], dtype=torch.float64))[0]
 
 
+def raised(t: Node, u: Node, x: Vector, z: Vector, scale: float = 1.0) -> Vector:
+    """x at a noisier u, from t: the process' own step, with its noise ``scale`` times as large."""
+    grow = u.a / t.a
+    return grow * x + (scale * math.sqrt(max(u.s**2 - (grow * t.s) ** 2, 0.0))) * z
+
+
 def first_noise(process: Gaussian, grid: Grid) -> float:
     """s at the first time of ``grid``; ValueError at a bridge's end, where there is none."""
     if (s := float(process.s(grid[0]))) == 0:

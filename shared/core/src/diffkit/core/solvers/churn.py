@@ -17,16 +17,14 @@ import torch
 from diffkit.core.grid import Grid, power
 from diffkit.core.plan import Step, vectors
 from diffkit.core.process import Gaussian
-from diffkit.core.solvers.base import Node, Solver, node, nodes
+from diffkit.core.solvers.base import Node, Solver, node, nodes, raised
 from diffkit.core.solvers.runge_kutta import heun
 
 
 def _renoise(t: Node, u: Node, like: Step, scale: float = 1.0) -> Step:
     """The row from t to a noisier u, with as many slots as ``like``."""
     x, *rest, _, z = vectors(" ".join(["x", *(f"m{i}" for i in range(len(like.carry) - 1)), "d", "z"]))
-    grow = u.a / t.a
-    spread = math.sqrt(max(u.s**2 - (grow * t.s) ** 2, 0.0))
-    return Step(t.t, at=x, carry=(x * grow + z * (scale * spread), *(0.0 * slot for slot in rest)))
+    return Step(t.t, at=x, carry=(raised(t, u, x, z, scale), *(0.0 * slot for slot in rest)))
 
 
 def _top(process: Gaussian) -> float:
