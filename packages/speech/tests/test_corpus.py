@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from diffkit.speech import audio, clients, corpus
+from diffkit.core.collect import clients
+from diffkit.speech import audio, corpus
 from diffkit.speech.sources import SOURCES, Source
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fake clients are shell scripts")

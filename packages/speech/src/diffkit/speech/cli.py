@@ -168,13 +168,10 @@ def data(directory: Path, sources: list[str] | None = None, reserved: bool = Fal
         sources: Names of sources, such as [festvox-ru]; by default all that are not reserved.
         reserved: Also the sources that are kept for a last judgement and never trained on.
     """
+    from diffkit.core.collect import tell
     from diffkit.speech.corpus import build
 
-    report = build(directory, sources, reserved=reserved)
-    print(f"{len(report.built)} sources built and {len(report.kept)} kept in {directory}.")
-    for name, reason in report.failed.items():
-        print(f"diffkit-speech: {name} could not be had: {reason}", file=sys.stderr)
-    return 2 if report.failed else 0
+    return tell(build(directory, sources, reserved=reserved), directory, "diffkit-speech")
 
 
 def train(args: Sequence[str]) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from diffkit.core import predict
+from diffkit.core.collect import MANIFEST
 from diffkit.core.quality import Problem
 from diffkit.speech import audio, checkpoints, metrics
-from diffkit.speech.corpus import MANIFEST
 from diffkit.speech.data import PairedFolder
 from diffkit.speech.enhance import mirror, pick_device
 from diffkit.speech.mixing import Mixer

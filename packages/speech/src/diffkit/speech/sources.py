@@ -7,7 +7,7 @@ Splits are by speaker for speech and by package for test noise, so nothing heard
 from dataclasses import dataclass
 from typing import Literal
 
-from .clients import Client
+from diffkit.core.collect import Client
 
 Kind = Literal["speech", "noise", "rir"]
 Split = Literal["train", "valid", "test", "reserved"]

@@ -50,12 +50,12 @@ def download(client: Client, package: str, version: str | None, folder: Path) ->
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Extract a .deb, .whl, .zip, .tgz or .tar.gz into `folder`; raises :class:`PackageError`."""
+    """Extract a .deb, a zip (.whl) or a tar (.tgz, .tar.gz) into `folder`; raises :class:`PackageError`."""
     try:
         if archive.suffix == ".deb":
             command = [_find("dpkg-deb", archive.name), "-x", str(archive), str(folder)]
             subprocess.run(command, check=True, capture_output=True)
-        elif archive.suffix in (".whl", ".zip"):
+        elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 file.extractall(folder)
         else:
