@@ -1,0 +1,149 @@
+"""Measured k-space: fastMRI's HDF5 files, and NumPy's arrays.
+
+fastMRI (Zbontar et al. 2018, 1811.08839) keeps ``kspace``, complex [slices, coils, readout, phase] (no coils axis for a
+single coil), of some files a ``mask`` over phases, and the header of ISMRMRD as XML: the matrix and the field of view
+of what was encoded, which is oversampled along the readout, and of what is to be reconstructed.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit.core.files import whole
+from diffkit.medical.arrays import load, tensor
+from diffkit.medical.volume import Volume
+
+SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class KSpace:
+    """k-space ``data`` complex ``[slices, coils, height, width]``, its centre in the middle of both axes.
+
+    ``mask`` is true where it was measured, bool, ``[width]`` or ``[height, width]``; None where the file does not say.
+    ``crop`` is the ``(height, width)`` of the image to cut from the middle of the encoded one, None for all of it.
+    ``affine`` is float64 ``[4, 4]`` from indices (height, width, slice) of that image to mm: of fastMRI, which does not
+    say where the slices stand, only the sizes of voxels.
+
+    ValueError if the axes do not fit together.
+    """
+
+    data: Tensor
+    mask: Tensor | None = None
+    crop: tuple[int, int] | None = None
+    affine: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4 or not self.data.is_complex():
+            raise ValueError(
+                f"k-space is complex [slices, coils, height, width], and this is {self.data.dtype} "
+                f"{list(self.data.shape)}."
+            )
+        size = self.data.shape[-2:]
+        if self.mask is not None and self.mask.shape not in (size, size[1:]):
+            raise ValueError(f"a mask of {list(self.mask.shape)} does not fit k-space of {list(size)}.")
+        if self.crop is not None and (self.crop[0] > size[0] or self.crop[1] > size[1]):
+            raise ValueError(f"an image of {list(self.crop)} cannot be cut from k-space of {list(size)}.")
+
+    def volume(self, image: Tensor) -> Volume:
+        """``image`` ``[slices, height, width]`` in space, cut by :attr:`crop` if it is as large as k-space."""
+        if self.crop is not None and image.shape[-2:] == self.data.shape[-2:]:
+            image = cropped(image, self.crop)
+        return Volume(image.permute(1, 2, 0)[None], self.affine)
+
+
+def cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle ``size`` of the last two axes, whose origin n // 2 stays the origin."""
+    top, left = (n // 2 - m // 2 for n, m in zip(image.shape[-2:], size, strict=True))
+    return image[..., top : top + size[0], left : left + size[1]]
+
+
+def read(path: str | Path) -> KSpace:
+    """k-space from fastMRI's HDF5 (.h5, .hdf5) or NumPy (.npy; .npz with "kspace", maybe "mask" and "affine").
+
+    ``[slices, height, width]`` is of a single coil. ValueError if the file is missing, damaged, holds no k-space, only
+    zeros, or values that are not finite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist.")
+    if path.suffix in (".h5", ".hdf5"):
+        arrays, header = _load_hdf5(path)
+    elif path.suffix in (".npy", ".npz"):
+        arrays, header = load(path), ""
+        arrays = {"kspace": arrays["data"]} if path.suffix == ".npy" else arrays
+    else:
+        raise ValueError(f"{path} is no k-space: give fastMRI's HDF5 or NumPy ({', '.join(SUFFIXES)}).")
+    if "kspace" not in arrays:
+        raise ValueError(f"{path} has no `kspace`; it holds {', '.join(arrays) or 'nothing'}.")
+    data = tensor(arrays["kspace"])
+    data = data[:, None] if data.ndim == 3 else data
+    bad = data.numel() - int(torch.isfinite(data).sum())
+    if bad or not bool(data.any()):
+        raise ValueError(
+            f"{path} has k-space with {f'{bad} values that are not finite' if bad else 'nothing in it'}."
+        )
+    mask = torch.from_numpy(arrays["mask"].squeeze() != 0) if "mask" in arrays else None
+    try:
+        crop, affine = (
+            _geometry(header, data.shape[-2:]) if header else (arrays.get("crop"), arrays.get("affine"))
+        )
+        return KSpace(
+            data,
+            mask,
+            crop=None if crop is None else (int(crop[0]), int(crop[1])),
+            affine=torch.as_tensor(np.eye(4) if affine is None else affine, dtype=torch.float64),
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write(path: str | Path, kspace: KSpace) -> None:
+    """Write an HDF5 file that is whole or not there: as fastMRI's, with "crop" and "affine" instead of the header."""
+    arrays = {"kspace": kspace.data, "mask": kspace.mask, "crop": kspace.crop, "affine": kspace.affine}
+    with whole(path) as beside, h5py.File(beside, "w") as file:
+        for name, value in arrays.items():
+            if value is not None:
+                file[name] = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
+
+
+def _load_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of ours by name, or if there are none the names of what else there is; and the header."""
+    file: Any
+    try:
+        with h5py.File(path, "r") as file:
+            header = file["ismrmrd_header"][()] if "ismrmrd_header" in file else b""
+            known = [name for name in ("kspace", "mask", "crop", "affine") if name in file]
+            arrays = {name: file[name][()] if known else np.empty(0) for name in known or file}
+    except (OSError, RuntimeError) as error:
+        reason = "is truncated" if "truncated" in str(error) else "is no HDF5 file, or a damaged one"
+        raise ValueError(f"{path} {reason}, and cannot be read.") from error
+    return arrays, header.decode() if isinstance(header, bytes) else str(header)
+
+
+def _geometry(header: str, size: torch.Size) -> tuple[tuple[int, int], np.ndarray]:
+    """The crop and the affine that ISMRMRD's header says, of k-space of ``size``.
+
+    The readout is x and the phases are y. The field of view of what was encoded belongs to all of k-space.
+    """
+    try:
+        root = ElementTree.fromstring(header)
+        matrix, encoded, recon = (
+            [float(root.findtext(f".//{{*}}{space}/{{*}}{what}/{{*}}{axis}") or "") for axis in "xyz"]
+            for space, what in (
+                ("reconSpace", "matrixSize"),
+                ("encodedSpace", "fieldOfView_mm"),
+                ("reconSpace", "fieldOfView_mm"),
+            )
+        )
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError("its ismrmrd_header does not say matrix and field of view.") from error
+    height, width = size
+    crop = min(int(matrix[0]), height), min(int(matrix[1]), width)
+    return crop, np.diag([encoded[0] / height, encoded[1] / width, recon[2] / matrix[2], 1.0])

@@ -1,0 +1,23 @@
+"""The command line: help, and what a user did wrong in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from diffkit.medical.cli import main
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "  data " in capsys.readouterr().out
+
+
+def test_data_names_an_unknown_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(tmp_path / "data"), "--sources", "nowhere"]) == 2
+    assert "unknown source 'nowhere'; the sources are mni152-2009a" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_data_names_a_reserved_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(tmp_path / "data"), "--sources", "papaya"]) == 2
+    assert "'papaya' is reserved for a last judgement" in capsys.readouterr().err
