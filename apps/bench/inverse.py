@@ -397,8 +397,8 @@ def tables(results: dict[str, Any]) -> str:
         f"standard error over {IMAGES} held-out digits with {SAMPLES} samples each. At 50 calls the energy score, "
         "least for the exact posterior, the distance from the measurement in units of its noise (1 is right), and "
         "the number that was chosen on training digits. Where a method cannot make just so many calls, the number "
-        "it made is in brackets. `apps/bench/inverse.py` says how. Candidates for that number were widened after a look "
-        "at earlier runs; the choice among them is by training digits alone.",
+        "it made is in brackets. `apps/bench/inverse.py` says how. Candidates for that number were widened after a "
+        "look at earlier runs; the choice among them is by training digits alone.",
     ]
     for problem in dict.fromkeys(row["problem"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["problem"] == problem]

@@ -35,7 +35,7 @@ from diffkit.core.noise import masked, symmetric
 from diffkit.core.process import VP
 from diffkit.core.sample import ancestral, sample, start
 from diffkit.core.solvers import ddim
-from diffkit.core.testing import check_compiles, check_seeds
+from diffkit.core.testing import check_choices, check_compiles, check_seeds
 
 PROCESSES = [*NOISES, *MATRICES, *FLOWS]
 TIMES = [(1.0, 0.6), (0.9, 0.2), (0.5, 0.5), (0.3, 0.0), (1.0, 0.0)]
@@ -57,14 +57,7 @@ def transition(process: Categorical, u: float, t: float) -> Tensor:
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
 @pytest.mark.parametrize(("t", "u"), TIMES)
 def test_the_posterior_has_the_law_of_the_earlier_marginal(process: object, t: float, u: float) -> None:
-    """Law 1, summed over all x_t instead of sampled."""
-    noise = noise_of(process)
-    data = torch.eye(noise.size, dtype=torch.float64)[: 4 if isinstance(noise, Absorbing) else None]
-    states = torch.eye(noise.size, dtype=torch.float64)
-    for x0 in data:
-        weights = noise.marginal(x0, t).probs
-        law = process.posterior(states, x0.expand_as(states), t, u).probs  # type: ignore[attr-defined]
-        torch.testing.assert_close(weights @ law, noise.marginal(x0, u).probs, atol=1e-12, rtol=0)
+    check_choices(process, t=t, u=u, classes=4)  # type: ignore[arg-type]
 
 
 class TestTransitions:

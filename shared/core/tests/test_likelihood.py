@@ -18,7 +18,7 @@ from diffkit.core.plan import integrate
 from diffkit.core.process import EDM, VP, Cosine, Gaussian, RectifiedFlow
 from diffkit.core.solvers import dpmpp_2m, runge_kutta
 from diffkit.core.spectral import ShortestPath
-from diffkit.core.testing import flow
+from diffkit.core.testing import check_likelihood, flow
 
 MIXTURE = Mixture.reference()
 POINTS = torch.linspace(-2.5, 2.5, 21, dtype=torch.float64)[:, None]
@@ -43,12 +43,7 @@ def plane() -> Mixture:
 class TestLogProb:
     @pytest.mark.parametrize("process", MONOTONE, ids=name)
     def test_is_the_mixtures(self, process: Gaussian) -> None:
-        """Law 6, down to t = 0 and with the law at the start, which not every process forgets."""
-        grid = to_zero(64)(process)
-        out = log_prob(
-            exact(process), process, POINTS, grid=grid, prior=lambda z: MIXTURE.log_prob(process, z, grid[0])
-        )
-        torch.testing.assert_close(out, TRUTH, atol=1e-3, rtol=0)
+        check_likelihood(process)
 
     @pytest.mark.parametrize("process", [Cosine(), RectifiedFlow()], ids=name)
     def test_without_further_words(self, process: Gaussian) -> None:

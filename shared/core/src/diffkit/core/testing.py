@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.core.grid import uniform
+from diffkit.core.categorical import Categorical, Jumps
+from diffkit.core.grid import lam_uniform, uniform
+from diffkit.core.likelihood import log_prob
 from diffkit.core.mixture import Mixture
 from diffkit.core.plan import Plan, integrate, invert
 from diffkit.core.process import Gaussian, Law
 from diffkit.core.solvers import Solver
+from diffkit.core.types import float64
 
 _REFERENCE = Mixture.reference()
 
@@ -43,6 +46,39 @@ def check_marginal(
     spread = abs(float(x_u.var() / std**2) - 1) / math.sqrt(2 / count)
     assert off < 5, f"{process}: the posterior's mean is off by {off:.1f} standard errors at {u}"
     assert spread < 5, f"{process}: the posterior's variance is off by {spread:.1f} standard errors at {u}"
+
+
+def check_choices(
+    process: Categorical | Jumps, *, t: float = 0.8, u: float = 0.3, classes: int | None = None
+) -> None:
+    """Law 1 of a categorical process, by enumeration: the posterior's law over all x_t is that of x_u, to 1e-12.
+
+    ``classes`` are those of the data, the first of the process: without a mask.
+    """
+    noise = process.process if isinstance(process, Jumps) else process
+    states = torch.eye(noise.size, dtype=torch.float64)
+    for x0 in states[:classes]:
+        posterior = process.posterior(states, x0.expand_as(states), float64(t), float64(u)).probs
+        gap = noise.marginal(x0, t).probs @ posterior - noise.marginal(x0, u).probs
+        assert float(gap.abs().max()) < 1e-12, (
+            f"{process}: the posterior is off by {gap.abs().max():.1e} at {u}"
+        )
+
+
+def check_likelihood(process: Gaussian, *, mixture: Mixture | None = None, steps: int = 64) -> None:
+    """Law 6: log p by the probability flow is the mixture's within 1e-3, from the law at the noisiest time."""
+    mixture = mixture or _REFERENCE
+    points = torch.linspace(-2.5, 2.5, 21, dtype=torch.float64)[:, None].expand(-1, mixture.means.shape[1])
+    grid = torch.cat([lam_uniform(steps - 1)(process), torch.zeros(1).double()])
+    out = log_prob(
+        lambda z, t: mixture.denoise(process, z, t),
+        process,
+        points,
+        grid=grid,
+        prior=lambda z: mixture.log_prob(process, z, grid[0]),
+    )
+    gap = float((out - mixture.log_prob(process, points, 0.0)).abs().max())
+    assert gap < 1e-3, f"{process}: log p is off by {gap:.1e}"
 
 
 def check_correlation(process: Gaussian, *, times: Sequence[float] = (0.9, 0.6, 0.3, 0.1)) -> None:
