@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit.core.checkpoint import CheckpointError
+from diffkit.core.checkpoint import CheckpointError, pick_device
 from diffkit.speech import Enhancer, audio, enhance
-from diffkit.speech.enhance import crossfade, gated_rms, mirror, pick_device
+from diffkit.speech.enhance import crossfade, gated_rms, mirror
 from diffkit.speech.files import enhance_files, plan
 
 RATE = 16000

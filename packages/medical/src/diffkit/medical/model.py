@@ -36,6 +36,8 @@ class UNet(nn.Module):
             "attention": attention,
         }
         self.block = block
+        self.multiple = block * 2 ** (len(widths) - 1)
+        """Of which the sides of a state must be multiples."""
         self.body = DiffusionModelUNet(
             spatial_dims=2,
             in_channels=channels * block**2,

@@ -1,7 +1,7 @@
 """Priors of slices: an unconditional diffusion model whose denoiser serves every reconstruction.
 
-States are in units of the modality (:data:`UNITS`): the magnitude of an MR slice with its brightest tissue near
-1, or CT as (HU + 1000)/1000 - 1, so that air is -1 and water 0. A complex image is two channels.
+States are in units of the modality: the magnitude of an MR slice with its brightest tissue near 1, or CT as HU/1000,
+so that air is -1 and water 0. A complex image is two channels.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffkit.core import predict
 from diffkit.core.checkpoint import load_weights, locate
@@ -16,16 +17,23 @@ from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
 from diffkit.core.types import Denoiser
+from diffkit.medical.mri import to_channels, to_complex
 
 
 def denoiser(network: nn.Module, process: Gaussian, sigma_data: float, *, complex: bool) -> Denoiser:
-    """E[x0 | x_t] of slices ``[batch, 1, height, width]``, complex or real; reflected to sides the network takes."""
+    """E[x0 | x_t] of slices ``[batch, 1, height, width]``, complex or real.
+
+    Sides that the network does not take (its ``multiple``) are continued by reflection, and cut again.
+    """
     wrapped = predict.wrap(network, process, predict.Preconditioned(sigma_data))
+    multiple = int(getattr(network, "multiple", 1))
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
-        channels = torch.view_as_real(x[:, 0]).movedim(-1, 1) if complex else x
-        out = wrapped(channels, t)
-        return torch.view_as_complex(out.movedim(1, -1).contiguous())[:, None] if complex else out
+        height, width = x.shape[-2:]
+        channels = to_channels(x) if complex else x
+        padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+        out = wrapped(padded, t)[..., :height, :width]
+        return to_complex(out) if complex else out
 
     return denoise
 
@@ -38,6 +46,8 @@ class PriorTask(Task):
         process: from slices to noise.
         sigma_data: the standard deviation of a channel.
         t_min: the smallest time trained at.
+        focus: times are t_min + (1 - t_min) u^focus of uniform u: above 1 more of them lie near the data, where a
+            reconstruction is decided.
         init: a checkpoint, by name or folder, whose weights training starts from.
         options: of :class:`~diffkit.core.train.Task`.
     """
@@ -49,6 +59,7 @@ class PriorTask(Task):
         *,
         sigma_data: float = 0.25,
         t_min: float = 0.002,
+        focus: float = 2.0,
         init: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
@@ -59,9 +70,9 @@ class PriorTask(Task):
         if init is not None:
             load_weights(locate(init, Path(__file__).parent / "pretrained"), network)
             network.train()
-        self.process, self.sigma_data, self.t_min = process, sigma_data, t_min
+        self.process, self.sigma_data, self.t_min, self.focus = process, sigma_data, t_min, focus
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
-        t = uniform_times(len(batch), like=batch, low=self.t_min)
+        t = self.t_min + (1 - self.t_min) * uniform_times(len(batch), like=batch) ** self.focus
         target = predict.Preconditioned(self.sigma_data)
         return {"loss": denoising_loss(self.network, self.process, batch, target=target, t=t)}

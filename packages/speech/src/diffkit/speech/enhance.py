@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.core import predict, saved
-from diffkit.core.checkpoint import CheckpointError
+from diffkit.core.checkpoint import CheckpointError, pick_device
 from diffkit.core.grid import uniform
 from diffkit.core.noise import key
 from diffkit.core.plan import Plan
@@ -265,19 +265,6 @@ class Enhancer:
             held = wave[:, cut:]
         if held is not None:
             append(held)
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The torch device of a name; "auto" is CUDA, else MPS, else the CPU. ValueError if it is not here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try auto or cpu.") from error
-    return device
 
 
 def gated_rms(blocks: Iterable[Tensor], rate: int) -> Tensor:

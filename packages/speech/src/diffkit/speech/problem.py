@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from diffkit.core import predict
+from diffkit.core.checkpoint import pick_device
 from diffkit.core.collect import MANIFEST
 from diffkit.core.quality import Problem
 from diffkit.speech import audio, checkpoints, metrics
 from diffkit.speech.data import PairedFolder
-from diffkit.speech.enhance import mirror, pick_device
+from diffkit.speech.enhance import mirror
 from diffkit.speech.mixing import Mixer
 from diffkit.speech.spectrum import Spectrum
 from diffkit.speech.task import denoiser, gain_to_level

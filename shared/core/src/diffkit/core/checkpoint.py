@@ -100,6 +100,19 @@ def read_config(folder: str | Path, *, task: str | None = None) -> dict[str, Any
     return config
 
 
+def pick_device(name: str = "auto") -> torch.device:
+    """The torch device of a name; "auto" is CUDA, else MPS, else the CPU. ValueError if it is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); try auto or cpu.") from error
+    return device
+
+
 def load_weights(folder: str | Path, network: nn.Module, *, device: str | torch.device = "cpu") -> nn.Module:
     """Fill ``network`` with the weights of a checkpoint, in float32, on ``device``, in evaluation mode."""
     path = Path(folder) / "model.safetensors"
