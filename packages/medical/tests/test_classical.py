@@ -54,15 +54,15 @@ class TestParts:
         left = (classical._gradient(x) * q).sum()
         torch.testing.assert_close(left, (x * classical._gradient_adjoint(q)).sum())
 
-    def test_largest_is_the_norm_of_each_sample(self) -> None:
+    def test_largest_is_a_little_above_the_norm_of_each_sample(self) -> None:
         maps = random(2, 3, 12, 10, dtype=torch.complex128)
         operator = Sense(Cartesian(torch.ones(1, 10, dtype=torch.bool)), maps)
         like = torch.zeros(2, 1, 12, 10, dtype=torch.complex128)
         exact = (
             maps.abs().square().sum(1).flatten(1).amax(1).sqrt()
         )  # A^H A is the sum of squares of the maps
-        found = largest(operator, like, iterations=200).flatten()
-        torch.testing.assert_close(found, exact, rtol=0.01, atol=0)
+        ratio = largest(operator, like, iterations=200).flatten() / exact
+        assert bool(((ratio > 1) & (ratio <= 1.02 + 1e-9)).all())
 
     def test_shrink(self) -> None:
         x = torch.tensor([3.0, -0.5, 0.0, -2.0])

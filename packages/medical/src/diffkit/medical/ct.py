@@ -99,23 +99,23 @@ class Projector:
         """Row starts, columns and values of the matrix, and of its transpose."""
         key = like.dtype, like.device
         if key not in self._kept:
-            rows, columns, values = _joseph(self.scan, self.shape, self.pixel, like.dtype)
-            count = len(self.scan.angles) * self.scan.bins, self.shape[0] * self.shape[1]
-            order = columns.argsort(stable=True)
-            parts = (_starts(rows, count[0]), columns, values)
-            parts += (_starts(columns[order], count[1]), rows[order], values[order])
-            parts = tuple(part.to(like.device) for part in parts)
+            joseph = _joseph(self.scan, self.shape, self.pixel, like.dtype)
+            parts = tuple(
+                torch.from_numpy(part).to(like.device)
+                for m in (joseph, joseph.tocsc())
+                for part in (m.indptr, m.indices, m.data)
+            )
             with warnings.catch_warnings():  # torch says once in a process that its sparse rows are in beta
                 warnings.simplefilter("ignore")
-                _sparse(like.new_zeros(count[1], 1), *parts)
+                _sparse(like.new_zeros(joseph.shape[1], 1), *parts)
             self._kept[key] = parts
         return self._kept[key]
 
 
-def _joseph(
-    scan: Scan, shape: tuple[int, int], pixel: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The rays, in order, pixels and lengths of all pairs that meet; indices in int32."""
+def _joseph(scan: Scan, shape: tuple[int, int], pixel: float, dtype: torch.dtype) -> Any:
+    """scipy's sparse rows of the lengths of all rays, in order, in the pixels that they meet."""
+    from scipy.sparse import coo_array
+
     parts: list[tuple[Tensor, ...]] = []
     middle = torch.tensor([(shape[1] - 1) / 2, (shape[0] - 1) / 2], dtype=torch.float64)
     for k in range(len(scan.angles)):
@@ -138,15 +138,10 @@ def _joseph(
             pixels = here * shape[1] + across if main else across * shape[1] + here
             inside = (across >= 0) & (across < shape[main]) & (value > 0)
             index = (k * scan.bins + rays[:, None, None]).int().expand(inside.shape)
-            parts.append((index[inside], pixels[inside], value[inside].to(dtype)))
-    rows, columns, values = (torch.cat(part) for part in zip(*parts, strict=True))
-    order = rows.argsort(stable=True)
-    return rows[order], columns[order], values[order]
-
-
-def _starts(index: Tensor, count: int) -> Tensor:
-    """Where in the sorted ``index`` each of ``count`` rows starts, and the end."""
-    return torch.searchsorted(index, torch.arange(count + 1, dtype=torch.int32), out_int32=True)
+            parts.append((value[inside].to(dtype), index[inside], pixels[inside]))
+    values, rows, columns = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    size = len(scan.angles) * scan.bins, shape[0] * shape[1]
+    return coo_array((values, (rows, columns)), shape=size).tocsr()
 
 
 def _sparse(x: Tensor, starts: Tensor, columns: Tensor, values: Tensor, *_: Tensor) -> Tensor:

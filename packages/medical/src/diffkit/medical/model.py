@@ -45,7 +45,7 @@ class UNet(nn.Module):
             channels=tuple(widths),
             attention_levels=(*[False] * (len(widths) - 1), attention),
             num_res_blocks=depth,
-            num_head_channels=32,
+            num_head_channels=min(32, widths[-1]),
             norm_num_groups=8,
         )
 

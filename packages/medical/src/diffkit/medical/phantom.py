@@ -37,7 +37,7 @@ class Ellipses:
         scale = torch.tensor([1, radius, radius, radius, radius, math.pi / 180], dtype=torch.float64)
         return cls(torch.tensor(rows, dtype=torch.float64) * scale)
 
-    def image(self, shape: tuple[int, int], pixel: float = 1.0, *, samples: int = 8) -> Tensor:
+    def image(self, shape: tuple[int, int], pixel: float = 1.0, *, samples: int = 4) -> Tensor:
         """``[1, 1, height, width]`` float64: of each pixel the mean of ``samples`` x ``samples`` points."""
         height, width = (
             ((torch.arange(n * samples, dtype=torch.float64) + 0.5) / samples - n / 2) * pixel for n in shape

@@ -50,16 +50,15 @@ def _diffpir(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Samp
 
 
 def _pigdm(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
-    return pigdm(given.operator, given.y, given.process, noise=given.noise, spread=0.25)(denoise), ddim(1.0)
+    return pigdm(given.operator, given.y, given.process, noise=given.noise, spread=1.0)(denoise), ddim(1.0)
 
 
 def _dps(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
-    return dps(given.operator, given.y, given.process, scale=100.0)(denoise), ddim(1.0)
+    return dps(given.operator, given.y, given.process, scale=300.0)(denoise), ddim(1.0)
 
 
 def _flowchef(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
-    scale = given.y[0].numel() * 0.9  # a step of 0.9 of plain descent, whose longest is 1 for unit operators
-    return flowchef(given.operator, given.y, scale=scale)(denoise), ddim()
+    return flowchef(given.operator, given.y, scale=2.0 * given.y[0].numel())(denoise), ddim()
 
 
 METHODS: dict[str, Method] = {

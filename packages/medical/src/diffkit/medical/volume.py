@@ -184,6 +184,11 @@ def write(path: str | Path, volume: Volume) -> None:
         raise ValueError(f"{path}: name the output .nii.gz, .nii or .npz, or a folder for DICOM.")
 
 
+def stem(path: Path) -> str:
+    """The name of a file without .nii.gz, or whatever suffix it has."""
+    return path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(".nii.gz") else path.stem
+
+
 def _read_numpy(path: Path) -> Volume:
     from diffkit.medical.arrays import load, tensor
 
