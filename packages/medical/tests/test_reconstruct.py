@@ -119,7 +119,7 @@ def test_a_warm_start_needs_fewer_calls(reconstructor: Reconstructor, scan: Any)
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str, reconstructor: Reconstructor, scan: Any) -> None:
-    given = {"kspace": scan[3], "maps": scan[1], "steps": 2, **change}
+    given: dict[str, Any] = {"kspace": scan[3], "maps": scan[1], "steps": 2, **change}
     with pytest.raises(ValueError, match=message):
         reconstructor(given.pop("kspace"), **given)
 
