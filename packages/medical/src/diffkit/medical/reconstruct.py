@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffkit.core.checkpoint import pick_device
-from diffkit.core.grid import Grid, uniform
+from diffkit.core.grid import Grid, power
 from diffkit.core.inverse import dds, diffpir, dps, flowchef, pigdm, renoise, renoised
 from diffkit.core.inverse.operator import Operator
 from diffkit.core.process import Gaussian
@@ -152,7 +152,7 @@ class Reconstructor:
             operator = Sense(Cartesian(mask), maps[index])
             given = Problem(operator, kspace[index] / level, self.prior.process, noise / level)
             seeds = [seed + k * samples + s for k, s in part]
-            drawn.append(self._draw(build, given, uniform(steps, start), seeds) * level)
+            drawn.append(self._draw(build, given, power(steps, 3.0, start), seeds) * level)
             advance(len(part))
         found = torch.cat(drawn).unflatten(0, (len(kspace), samples))[:, :, 0]
         doubt = found.abs().std(1) if samples > 1 else None
