@@ -29,7 +29,7 @@ from diffkit.medical.planes import bright
 
 
 @dataclass(frozen=True)
-class Problem:
+class Given:
     """What a method is given: measurements ``y`` of a batch, in the prior's units, with ``noise`` of each part."""
 
     operator: Operator
@@ -38,26 +38,26 @@ class Problem:
     noise: float
 
 
-Method = Callable[[Denoiser, Problem], tuple[Denoiser, Solver | Sampler]]
+Method = Callable[[Denoiser, Given], tuple[Denoiser, Solver | Sampler]]
 
 
-def _dds(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
+def _dds(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
     return denoise, renoised(dds(given.operator, given.y), 0.85)
 
 
-def _diffpir(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
+def _diffpir(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
     return diffpir(given.operator, given.y, given.process, noise=given.noise)(denoise), renoise(0.55)
 
 
-def _pigdm(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
+def _pigdm(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
     return pigdm(given.operator, given.y, given.process, noise=given.noise, spread=1.0)(denoise), ddim(1.0)
 
 
-def _dps(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
+def _dps(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
     return dps(given.operator, given.y, given.process, scale=300.0)(denoise), ddim(1.0)
 
 
-def _flowchef(denoise: Denoiser, given: Problem) -> tuple[Denoiser, Solver | Sampler]:
+def _flowchef(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
     return flowchef(given.operator, given.y, scale=2.0 * given.y[0].numel())(denoise), ddim()
 
 
@@ -150,7 +150,7 @@ class Reconstructor:
             part = jobs[first : first + batch_size]
             index = torch.tensor([k for k, _ in part], device=self.device)
             operator = Sense(Cartesian(mask), maps[index])
-            given = Problem(operator, kspace[index] / level, self.prior.process, noise / level)
+            given = Given(operator, kspace[index] / level, self.prior.process, noise / level)
             seeds = [seed + k * samples + s for k, s in part]
             drawn.append(self._draw(build, given, power(steps, 3.0, start), seeds) * level)
             advance(len(part))
@@ -159,7 +159,7 @@ class Reconstructor:
         return Reconstruction(found.mean(1), doubt, maps)
 
     @torch.no_grad()
-    def _draw(self, build: Method, given: Problem, grid: Grid, seeds: Sequence[int]) -> Tensor:
+    def _draw(self, build: Method, given: Given, grid: Grid, seeds: Sequence[int]) -> Tensor:
         denoise, solver = build(self.prior.denoise, given)
         warm: dict[str, Any] = {}
         like = given.operator.A_adjoint(given.y)
