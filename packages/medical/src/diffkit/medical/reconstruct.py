@@ -152,7 +152,7 @@ class Reconstructor:
             operator = Sense(Cartesian(mask), maps[index])
             given = Given(operator, kspace[index] / level, self.prior.process, noise / level)
             seeds = [seed + k * samples + s for k, s in part]
-            drawn.append(self._draw(build, given, power(steps, 3.0, start), seeds) * level)
+            drawn.append(self._draw(build, given, power(steps, 2.0, start), seeds) * level)
             advance(len(part))
         found = torch.cat(drawn).unflatten(0, (len(kspace), samples))[:, :, 0]
         doubt = found.abs().std(1) if samples > 1 else None
