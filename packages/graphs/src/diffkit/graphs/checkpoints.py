@@ -1,0 +1,77 @@
+"""What a graph checkpoint holds: a network, what its training graphs say as a whole, and how to sample it."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffkit.core import checkpoint
+from diffkit.core.joint import Joint
+from diffkit.graphs.population import Population
+from diffkit.graphs.sampling import Sampling
+
+EMBEDDED = Path(__file__).parent / "pretrained"
+"""The checkpoints inside the wheel."""
+
+TASK = "graphs"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded checkpoint from ``folder``; ``config`` is the whole ``config.json``."""
+
+    folder: Path
+    network: nn.Module
+    population: Population
+    process: Joint
+    sampling: Sampling
+    config: dict[str, Any]
+
+
+def save(folder: str | Path, task: Any, card: str, sampling: Sampling | None = None) -> Path:
+    """Write the network of a :class:`~diffkit.graphs.task.GraphTask`, to be sampled by ``sampling``."""
+    config = {
+        "task": TASK,
+        "network": checkpoint.describe(task.network, **task.network.arguments),
+        "population": checkpoint.describe(task.population),
+        "schedule": task.schedule,
+        "sampling": checkpoint.describe(sampling or Sampling()),
+        "diffkit-graphs": metadata.version("diffkit-graphs"),
+    }
+    return checkpoint.save(folder, task.network, config, card)
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
+    """A checkpoint by embedded name or by folder, in evaluation mode on ``device``.
+
+    Raises:
+        CheckpointError: unknown, broken, or of another domain.
+    """
+    folder = checkpoint.locate(name, EMBEDDED)
+    config = checkpoint.read_config(folder, task=TASK)
+    try:
+        network, population, sampling = (
+            checkpoint.construct(config[part]) for part in ("network", "population", "sampling")
+        )
+        process = population.process(config["schedule"])
+    except KeyError as error:
+        raise checkpoint.CheckpointError(f"{folder}/config.json lacks {error}.") from error
+    network = checkpoint.load_weights(folder, network, device=device)
+    return Model(folder, network, population, process, sampling, config)
+
+
+def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
+    """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
+    data = trainer.datamodule
+    metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "valid" in k}
+    card = (
+        f"# Graphs like {Path(data.graphs).name}\n\nTrained with `diffkit-graphs train` for {trainer.global_step} "
+        f"steps of {data.batch_size} graphs, {seconds / 3600:.2f} h in the last process, on "
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
+        f"Data: {len(data.train_set)} graphs of up to {task.population.largest} nodes.\n\nValidation: {metrics}\n"
+    )
+    save(folder, task, card)

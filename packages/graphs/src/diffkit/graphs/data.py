@@ -1,0 +1,109 @@
+"""Graphs to train on, as a LightningDataModule.
+
+Of a file the first fifth is for testing and never trained on, as in GDSS and the benchmarks after it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from diffkit.core.train import EpochSampler
+from diffkit.graphs import files
+from diffkit.graphs.graph import Batch, Classes, Indexed, collate, index
+from diffkit.graphs.population import Population
+
+TEST = 0.2
+"""The share of a set that is for testing: its first graphs."""
+
+_Graph = TypeVar("_Graph")
+
+
+def split(graphs: Sequence[_Graph], test: float = TEST) -> tuple[list[_Graph], list[_Graph]]:
+    """Training and test graphs, of which the ``test`` share comes first. ValueError for a share outside [0, 1]."""
+    if not 0 <= test <= 1:
+        raise ValueError(f"the share of test graphs must lie in [0, 1], not {test}.")
+    first = int(test * len(graphs))
+    return list(graphs[first:]), list(graphs[:first])
+
+
+class Indices(Dataset[Indexed]):
+    """Graphs by index, over and over: item i is graph i modulo their number, ``items`` in an epoch."""
+
+    def __init__(self, graphs: Sequence[Indexed], items: int) -> None:
+        self.graphs, self.items = graphs, items
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, i: int) -> Indexed:
+        return self.graphs[i % len(self.graphs)]
+
+
+class GraphData(lightning.LightningDataModule):
+    """Batches of :class:`~diffkit.graphs.graph.Batch` from graphs on disk.
+
+    Args:
+        graphs: a file or a folder, see :func:`diffkit.graphs.files.read`.
+        test: the share that comes first and is not trained on.
+        valid: of the others, the share that comes last, for the validation loss; with 0, trainer.limit_val_batches
+            is 0 too.
+        batch_size: graphs in a batch.
+        items: graphs in an epoch, however many there are.
+        num_workers: of the loader; 0 for graphs as small as these.
+        seed: of the order.
+
+    ValueError if nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        graphs: str,
+        test: float = TEST,
+        valid: float = 0.1,
+        batch_size: int = 64,
+        items: int = 6400,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.graphs, self.test, self.valid = graphs, test, valid
+        self.batch_size, self.items, self.num_workers, self.seed = batch_size, items, num_workers, seed
+
+    def setup(self, stage: str | None = None) -> None:
+        found = files.read(Path(self.graphs))
+        self.classes = Classes.of(found)
+        train, _ = split(found, self.test)
+        rest, kept = split(train[::-1], self.valid)  # from the end
+        if not rest:
+            raise ValueError(f"{self.graphs} leaves no graph to train on: lower data.test and data.valid.")
+        self.train_set = [index(graph, self.classes) for graph in rest]
+        self.valid_set = [index(graph, self.classes) for graph in kept]
+        self.population = Population.of(self.train_set, self.classes)
+
+    def train_dataloader(self) -> DataLoader[Indexed]:
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        dataset = Indices(self.train_set, self.items)
+        sampler = EpochSampler(dataset, ranks, rank, seed=self.seed, drop_last=True)
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[Indexed]:
+        return self._loader(Indices(self.valid_set, len(self.valid_set)), None)
+
+    def _loader(self, dataset: Indices, sampler: EpochSampler | None) -> DataLoader[Indexed]:
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            drop_last=sampler is not None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=self._collate,
+        )
+
+    def _collate(self, graphs: list[Indexed]) -> Batch:
+        return collate(graphs, self.classes)
