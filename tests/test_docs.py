@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(("name", "examples"), [("core.md", 50), ("solvers.md", 5), ("control.md", 35), ("inverse.md", 10)])
+@pytest.mark.parametrize(
+    ("name", "examples"), [("core.md", 50), ("solvers.md", 5), ("control.md", 35), ("inverse.md", 10)]
+)
 def test_pages(name: str, examples: int) -> None:
     page = Path(__file__).parents[1] / "docs" / name
     with warnings.catch_warnings():
