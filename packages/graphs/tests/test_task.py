@@ -106,7 +106,7 @@ def test_splits_and_batches(tmp_path: Path) -> None:
     path = files.write(tmp_path / "a.graphml", molecules(10))
     data = GraphData(str(path), valid=0.25, batch_size=3, items=9)
     data.setup()
-    assert (len(data.train_set), len(data.valid_set)) == (6, 2)
+    assert (len(data.train_set.graphs), len(data.valid_set)) == (6, 2)
     data.trainer = None  # pyright: ignore[reportAttributeAccessIssue]
     batches = list(data.train_dataloader())
     assert len(batches) == 3

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffkit.core.collect import MANIFEST
+from diffkit.core.train import EpochSampler
 from diffkit.speech import audio, dsp, noises, rooms
 from diffkit.speech.bank import ClipBank
-from diffkit.speech.data import AudioData, EpochSampler, PairedFolder
+from diffkit.speech.data import AudioData, PairedFolder
 from diffkit.speech.mixing import Mixer
 from diffkit.speech.protocol import fixed_mixtures, fixed_reverb
 

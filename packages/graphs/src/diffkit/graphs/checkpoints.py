@@ -72,6 +72,7 @@ def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
         f"# Graphs like {Path(data.graphs).name}\n\nTrained with `diffkit-graphs train` for {trainer.global_step} "
         f"steps of {data.batch_size} graphs, {seconds / 3600:.2f} h in the last process, on "
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
-        f"Data: {len(data.train_set)} graphs of up to {task.population.largest} nodes.\n\nValidation: {metrics}\n"
+        f"Data: {len(data.train_set.graphs)} graphs of up to {task.population.largest} nodes.\n\n"
+        f"Validation: {metrics}\n"
     )
     save(folder, task, card)

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import lightning
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from diffkit.core.train import EpochSampler
+from diffkit.core.train import EpochData
 from diffkit.graphs import files
 from diffkit.graphs.graph import Batch, Classes, Indexed, collate, index
 from diffkit.graphs.population import Population
@@ -43,7 +41,7 @@ class Indices(Dataset[Indexed]):
         return self.graphs[i % len(self.graphs)]
 
 
-class GraphData(lightning.LightningDataModule):
+class GraphData(EpochData):
     """Batches of :class:`~diffkit.graphs.graph.Batch` from graphs on disk.
 
     Args:
@@ -69,9 +67,8 @@ class GraphData(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.graphs, self.test, self.valid = graphs, test, valid
-        self.batch_size, self.items, self.num_workers, self.seed = batch_size, items, num_workers, seed
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.graphs, self.test, self.valid, self.items = graphs, test, valid, items
 
     def setup(self, stage: str | None = None) -> None:
         found = files.read(Path(self.graphs))
@@ -80,30 +77,11 @@ class GraphData(lightning.LightningDataModule):
         rest, kept = split(train[::-1], self.valid)  # from the end
         if not rest:
             raise ValueError(f"{self.graphs} leaves no graph to train on: lower data.test and data.valid.")
-        self.train_set = [index(graph, self.classes) for graph in rest]
-        self.valid_set = [index(graph, self.classes) for graph in kept]
-        self.population = Population.of(self.train_set, self.classes)
+        known = [index(graph, self.classes) for graph in rest]
+        self.train_set = Indices(known, self.items)
+        self.valid_set = Indices([index(graph, self.classes) for graph in kept], len(kept))
+        self.population = Population.of(known, self.classes)
 
-    def train_dataloader(self) -> DataLoader[Indexed]:
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        dataset = Indices(self.train_set, self.items)
-        sampler = EpochSampler(dataset, ranks, rank, seed=self.seed, drop_last=True)
-        return self._loader(dataset, sampler)
-
-    def val_dataloader(self) -> DataLoader[Indexed]:
-        return self._loader(Indices(self.valid_set, len(self.valid_set)), None)
-
-    def _loader(self, dataset: Indices, sampler: EpochSampler | None) -> DataLoader[Indexed]:
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            sampler=sampler,
-            drop_last=sampler is not None,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=self._collate,
-        )
-
-    def _collate(self, graphs: list[Indexed]) -> Batch:
-        return collate(graphs, self.classes)
+    def collate(self, items: list[Indexed]) -> Batch:
+        """A batch of graphs, padded to the largest."""
+        return collate(items, self.classes)

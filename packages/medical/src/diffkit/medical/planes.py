@@ -12,12 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from diffkit.core.train import EpochSampler
+from diffkit.core.train import EpochData
 from diffkit.medical.volume import read
 
 
@@ -116,7 +115,7 @@ def _smooth(field: Tensor, rng: np.random.Generator) -> Tensor:
     return powers.mT @ weights @ powers / 2
 
 
-class PlaneData(LightningDataModule):
+class PlaneData(EpochData):
     """Batches of :class:`Planes` from volumes on disk, as `diffkit-medical data` builds them.
 
     Args:
@@ -148,10 +147,10 @@ class PlaneData(LightningDataModule):
         depth: tuple[float, float] = (0.3, 0.9),
         shift: float = 8.0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.folder, self.patterns = Path(folder), {"train": train, "valid": valid}
         self.kind: Literal["mr", "ct"] = kind
-        self.batch_size, self.items, self.num_workers, self.seed = batch_size, items, num_workers, seed
+        self.items = items
         self.options: dict[str, Any] = {"size": size, "spacing": spacing, "depth": depth, "shift": shift}
 
     def setup(self, stage: str | None = None) -> None:
@@ -160,24 +159,6 @@ class PlaneData(LightningDataModule):
                 self._heads(part), self.kind, items=items, seed=self.seed + (part == "valid"), **self.options
             )
             for part, items in (("train", self.items), ("valid", 64))
-        )
-
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(self.train_set, ranks, rank, seed=self.seed, drop_last=True)
-        return self._loader(self.train_set, sampler=sampler, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader[Tensor]:
-        return self._loader(self.valid_set, shuffle=False)
-
-    def _loader(self, dataset: Planes, **options: Any) -> DataLoader[Tensor]:
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
         )
 
     def _heads(self, part: str) -> list[Head]:

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from diffkit.core.train import EpochSampler
+from diffkit.core.train import EpochData
 
 from . import audio
 from .mixing import Mixer
@@ -66,7 +64,7 @@ class PairedFolder(Dataset[Pair]):
         return pair[0], pair[1]
 
 
-class AudioData(lightning.LightningDataModule):
+class AudioData(EpochData):
     """Training and validation batches `(clean, noisy)`, each `[batch, samples]` float32.
 
     Give either `corpus`, a folder built by `diffkit-speech data`, mixed by :class:`Mixer` with the extra
@@ -88,13 +86,12 @@ class AudioData(lightning.LightningDataModule):
         seed: int = 0,
         mixer: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         if (corpus is None) == (paired is None):
             raise ValueError("give either corpus or paired, a folder of recordings to mix or of pairs.")
         self.corpus, self.paired, self.rate, self.seconds = corpus, paired, rate, seconds
         self.task: Literal["enhance", "dereverb"] = task
-        self.batch_size, self.items, self.valid_items = batch_size, items, valid_items
-        self.num_workers, self.seed, self.mixer = num_workers, seed, mixer or {}
+        self.items, self.valid_items, self.mixer = items, valid_items, mixer or {}
 
     def prepare_data(self) -> None:
         """Fill the corpus' cache in one process per machine before the others read it."""
@@ -102,14 +99,6 @@ class AudioData(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         self.train_set, self.valid_set = self._dataset("train"), self._dataset("valid")
-
-    def train_dataloader(self) -> DataLoader[Pair]:
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(self.train_set, ranks, rank, seed=self.seed, drop_last=True)
-        return self._loader(self.train_set, sampler=sampler, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader[Pair]:
-        return self._loader(self.valid_set, shuffle=False)
 
     def _dataset(self, split: str) -> Mixer | PairedFolder:
         if self.paired is not None:
@@ -125,16 +114,6 @@ class AudioData(lightning.LightningDataModule):
             items=self.items if train else self.valid_items,
             seed=self.seed,
             **self.mixer,
-        )
-
-    def _loader(self, dataset: Dataset[Pair], **options: Any) -> DataLoader[Pair]:
-        return DataLoader(
-            dataset,
-            self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
         )
 
 
