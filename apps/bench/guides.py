@@ -32,6 +32,7 @@ from diffkit.core.guide import (
     linear,
     pag,
 )
+from diffkit.core.inverse import Blur, Mask, ddnm, dds, diffpir, dps, flowchef, pigdm
 from diffkit.core.process import Cosine
 from diffkit.core.types import Denoiser, Guide, begin
 
@@ -52,6 +53,8 @@ def guides(device: str) -> dict[str, tuple[Guide, list[int]]]:
     none = Conditional(free, labels)
     weights = [torch.tensor([0.5]), torch.tensor([0.4, 0.3, 0.3])]
     slope = lambda x, t: x.flatten(1).sum(1)  # noqa: E731
+    mask, blur = Mask((torch.rand(SHAPE[-2:]) < 0.5).to(device)), Blur((torch.ones(5, 5) / 25).to(device))
+    y = mask.A(torch.randn(SHAPE, device=device))
     return {
         "cfg, one batch": (cfg(4.0, none), [8]),
         "cfg, two networks": (cfg(4.0, other), [4, 4]),
@@ -69,6 +72,12 @@ def guides(device: str) -> dict[str, tuple[Guide, list[int]]]:
         "gradient": (gradient(slope, PROCESS), [4]),
         "gradient_free": (gradient_free(_classify, labels), [4, 4]),
         "lacon": (lacon(slope, PROCESS), [4]),
+        "ddnm, a mask": (ddnm(mask, y), [4]),
+        "dds, a blur": (dds(blur, blur.A(y)), [4]),
+        "diffpir, a mask": (diffpir(mask, y, PROCESS, noise=0.1), [4]),
+        "flowchef, a mask": (flowchef(mask, y, scale=100.0), [4]),
+        "dps, a mask": (dps(mask, y, PROCESS), [4]),
+        "pigdm, a mask": (pigdm(mask, y, PROCESS, noise=0.1), [4]),
     }
 
 
