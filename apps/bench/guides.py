@@ -8,14 +8,12 @@ itself) less that of the bare calls; beside it stands the time of the same calls
 network calls too; here they are taken through the free one.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from solvers import interleaved, machine
+from solvers import command, interleaved, machine
 from torch import Tensor
 
 from diffkit.core.guide import (
@@ -143,17 +141,5 @@ def report(device: str, runs: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--report", type=Path, help="also write the table to this file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--runs", type=int, default=200)
-    options = parser.parse_args()
-    text = report(options.device, options.runs)
-    print(text)
-    if options.report:
-        options.report.write_text(text)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, report)

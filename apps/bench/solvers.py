@@ -147,8 +147,9 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+def command(about: str | None, report: Callable[[str, int], str]) -> None:
+    """Print a report of a device and a number of runs, and write it where it is asked for."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0] if about else None)
     parser.add_argument("--report", type=Path, help="also write the table to this file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=200)
@@ -160,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, report)

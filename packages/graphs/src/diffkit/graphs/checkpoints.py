@@ -1,6 +1,5 @@
 """What a graph checkpoint holds: a network, what its training graphs say as a whole, and how to sample it."""
 
-import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,13 +65,15 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
 
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
+    from diffkit.core.train.run import card
+
     data = trainer.datamodule
-    metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "valid" in k}
-    card = (
-        f"# Graphs like {Path(data.graphs).name}\n\nTrained with `diffkit-graphs train` for {trainer.global_step} "
-        f"steps of {data.batch_size} graphs, {seconds / 3600:.2f} h in the last process, on "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
-        f"Data: {len(data.train_set.graphs)} graphs of up to {task.population.largest} nodes.\n\n"
-        f"Validation: {metrics}\n"
+    text = card(
+        f"Graphs like {Path(data.graphs).name}",
+        trainer,
+        seconds,
+        command="diffkit-graphs",
+        items=f"{data.batch_size} graphs",
+        data=f"{len(data.train_set.graphs)} graphs of up to {task.population.largest} nodes.",
     )
-    save(folder, task, card)
+    save(folder, task, text)

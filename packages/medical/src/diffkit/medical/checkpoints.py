@@ -1,6 +1,5 @@
 """What a medical checkpoint holds: a prior's network, its process and units."""
 
-import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,14 +73,16 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
 
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
+    from diffkit.core.train.run import card
+
     data = trainer.datamodule
-    metrics = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if "valid" in k}
     names = ", ".join(data.patterns["train"])
-    card = (
-        f"# prior of {data.kind} slices\n\nTrained with `diffkit-medical train` for {trainer.global_step} steps of "
-        f"{data.batch_size} planes, {seconds / 3600:.2f} h in the last process, on "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
-        f"Data: {names}; origins, licences and checksums stand in the manifest.json of `diffkit-medical data`.\n\n"
-        f"Validation: {metrics}\n"
+    text = card(
+        f"prior of {data.kind} slices",
+        trainer,
+        seconds,
+        command="diffkit-medical",
+        items=f"{data.batch_size} planes",
+        data=f"{names}; origins, licences and checksums stand in the manifest.json of `diffkit-medical data`.",
     )
-    save(folder, task, data.kind, card, data.options)
+    save(folder, task, data.kind, text, data.options)

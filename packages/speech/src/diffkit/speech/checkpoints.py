@@ -1,6 +1,5 @@
 """What a speech checkpoint holds: a network, its process, its transform and its task."""
 
-import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -89,14 +88,16 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
 
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
+    from diffkit.core.train.run import card
+
     data = trainer.datamodule
     source = data.corpus or data.paired
-    metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "valid" in k}
-    card = (
-        f"# {data.task}\n\nTrained with `diffkit-speech train` for {trainer.global_step} steps of "
-        f"{data.batch_size} items of {data.seconds} s, {seconds / 3600:.2f} h in the last process, on "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}.\n\n"
-        f"Data: {Path(source).name}; for a corpus, licences and checksums stand in its manifest.json.\n\n"
-        f"Validation: {metrics}\n"
+    text = card(
+        data.task,
+        trainer,
+        seconds,
+        command="diffkit-speech",
+        items=f"{data.batch_size} items of {data.seconds} s",
+        data=f"{Path(source).name}; for a corpus, licences and checksums stand in its manifest.json.",
     )
-    save(folder, task, data.task, card, _SAMPLING[task.objective])
+    save(folder, task, data.task, text, _SAMPLING[task.objective])

@@ -151,6 +151,11 @@ def anchor(denoise: Denoiser, process: Gaussian, y: Tensor) -> Denoiser:
     """The denoiser in z = x - b(t) y, where the anchor is gone and any solver works unchanged."""
 
     def anchored(inner: Denoiser) -> Denoiser:
-        return lambda z, t: inner(z + expand_as(process.b(float64(t)), z) * y, t)
+        return lambda z, t: inner(restored(process, z, y, t), t)
 
     return Through(anchored, denoise)
+
+
+def restored(process: Any, z: Any, y: Any, t: Tensor) -> Any:
+    """x = z + b(t) y; with -y in place of y, z of x. Without an anchor any state, as it is."""
+    return z if y is None else z + expand_as(process.b(float64(t)), z) * y

@@ -13,10 +13,10 @@ from diffkit.core.grid import Grid, Schedule, check, resolve, uniform
 from diffkit.core.joint import Joint
 from diffkit.core.noise import NoiseLaw, Seeds, normal
 from diffkit.core.plan import Between, Frame, Plan, integrate
-from diffkit.core.predict import anchor
+from diffkit.core.predict import anchor, restored
 from diffkit.core.process import Gaussian, Process
 from diffkit.core.solvers import Sampler, Solver, ddim
-from diffkit.core.types import Denoiser, Draw, begin, expand_as, leaves
+from diffkit.core.types import Denoiser, Draw, begin, leaves
 
 
 def plan_for(solver: Solver, process: Gaussian | Joint, grid: Grid | Schedule) -> Plan | dict[str, Plan]:
@@ -95,8 +95,8 @@ def sample(
     elif not isinstance(process, Gaussian):
         raise ValueError("only a Gaussian process has an anchor: condition the network by closing over y.")
     else:
-        z = run(anchor(denoise, process, y), x=x - expand_as(process.b(initial), x) * y)
-        out = z + expand_as(process.b(end), z) * y
+        z = run(anchor(denoise, process, y), x=restored(process, x, -y, initial))
+        out = restored(process, z, y, end)
     if not all(bool(torch.isfinite(leaf).all()) for leaf in leaves(out)):
         raise FloatingPointError(
             "sampling gave values that are not finite: the network or the grid is at fault."

@@ -27,10 +27,11 @@ from torch import Tensor
 from diffkit.core.grid import Grid, Schedule, lam_uniform, resolve
 from diffkit.core.guide import together
 from diffkit.core.noise import NoiseLaw, normal
+from diffkit.core.predict import restored
 from diffkit.core.process import Gaussian
 from diffkit.core.solvers.base import Node, eps_at, nodes, weigh
 from diffkit.core.steer.particles import Particles, Resampling, select, systematic
-from diffkit.core.steer.swarm import Swarm, as_state, dot, restored
+from diffkit.core.steer.swarm import Swarm, as_state, dot
 from diffkit.core.types import Denoiser, begin
 
 

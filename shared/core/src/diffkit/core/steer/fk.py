@@ -23,11 +23,12 @@ from diffkit.core.grid import Grid, Schedule, uniform
 from diffkit.core.joint import Joint
 from diffkit.core.noise import NoiseLaw, normal
 from diffkit.core.plan import Frame, Plan
+from diffkit.core.predict import restored
 from diffkit.core.process import Gaussian
 from diffkit.core.sample import follow, plan_for, start
 from diffkit.core.solvers import Solver, ddim
 from diffkit.core.steer.particles import Particles, Resampling, select, systematic
-from diffkit.core.steer.swarm import Swarm, anchored, as_state, restored
+from diffkit.core.steer.swarm import Swarm, anchored, as_state
 from diffkit.core.types import Denoiser, lookup
 
 _FOLD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from diffkit.core.joint import Joint
 from diffkit.core.noise import NoiseLaw, Seeds
-from diffkit.core.predict import anchor
+from diffkit.core.predict import anchor, restored
 from diffkit.core.steer.particles import Particles, Resampling, ess, flat, log_mean
-from diffkit.core.types import Denoiser, each, expand_as, float64, leaves
+from diffkit.core.types import Denoiser, each, float64, leaves
 
 
 class Swarm:
@@ -118,12 +118,7 @@ def anchored(denoise: Denoiser, process: Any, x: Any, y: Any, t: Tensor) -> tupl
         return x, denoise
     if isinstance(process, Joint):
         raise ValueError("a joint process has no anchor yet: condition its network by closing over y.")
-    return x - expand_as(process.b(t), x) * y, anchor(denoise, process, y)
-
-
-def restored(process: Any, z: Any, y: Any, t: Tensor) -> Any:
-    """x = z + b(t) y."""
-    return z if y is None else z + expand_as(process.b(t), z) * y
+    return restored(process, x, -y, t), anchor(denoise, process, y)
 
 
 def dot(p: Tensor, q: Tensor) -> Tensor:

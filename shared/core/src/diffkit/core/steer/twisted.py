@@ -22,11 +22,12 @@ from torch import Tensor
 
 from diffkit.core.grid import Grid, Schedule, resolve, uniform
 from diffkit.core.noise import normal
+from diffkit.core.predict import restored
 from diffkit.core.process import Gaussian
 from diffkit.core.sample import start
 from diffkit.core.solvers import ddim
 from diffkit.core.steer.particles import Particles, Resampling, systematic
-from diffkit.core.steer.swarm import Swarm, anchored, as_state, dot, restored
+from diffkit.core.steer.swarm import Swarm, anchored, as_state, dot
 from diffkit.core.types import Denoiser, begin
 
 

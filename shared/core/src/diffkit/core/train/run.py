@@ -6,6 +6,7 @@
 """
 
 import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -64,6 +65,16 @@ class EMA(WeightAveraging):
             use_buffers=True,
             avg_fn=lambda average, value, n: value.lerp(average, min(decay, float((1 + n) / (10 + n)))),
         )
+
+
+def card(title: str, trainer: Trainer, seconds: float, *, command: str, items: str, data: str) -> str:
+    """``card.md`` of a run with its facts: ``items`` are those of a batch, ``data`` a sentence."""
+    metrics = {k: round(float(v), 4) for k, v in trainer.callback_metrics.items() if "valid" in k}
+    return (
+        f"# {title}\n\nTrained with `{command} train` for {trainer.global_step} steps of {items}, "
+        f"{seconds / 3600:.2f} h in the last process, on {platform.processor() or platform.machine()}, "
+        f"torch {torch.__version__}.\n\nData: {data}\n\nValidation: {metrics}\n"
+    )
 
 
 def train(
