@@ -34,12 +34,18 @@ class Prior:
         """Of slices ``[batch, 1, height, width]`` in the prior's units, complex for "mr"."""
         return denoiser(self.network, self.process, self.config["sigma_data"], complex=self.kind == "mr")
 
+    @property
+    def near_real(self) -> bool:
+        """Whether it learnt complex slices of little phase."""
+        return bool(self.config.get("near_real", False))
+
 
 def save(folder: str | Path, task: Any, kind: str, card: str, data: dict[str, Any]) -> Path:
     """Write the network of a :class:`~diffkit.medical.prior.PriorTask`; ``data`` says how its slices were cut."""
     config = {
         "task": "prior",
         "kind": kind,
+        "near_real": kind == "mr",
         "network": checkpoint.describe(task.network, **task.network.arguments),
         "process": checkpoint.describe(task.process),
         "sigma_data": task.sigma_data,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffkit.medical.masks import central
-from diffkit.medical.mri import rss
+from diffkit.medical.mri import ifft, rss
 
 
 def birdcage(
@@ -107,6 +107,21 @@ def espirit(kspace: Tensor, *, calibration: int = 24, threshold: float = 0.02, c
     main = torch.linalg.eigh(torch.einsum("bchw,bdhw->bcd", centre, centre.conj()))[1][..., -1]
     phase = torch.einsum("bc,bchw->bhw", main.conj(), maps)[:, None].angle()
     return maps * torch.polar((power[:, None] > crop).to(phase), -phase)
+
+
+def slow_phase(kspace: Tensor, maps: Tensor, *, calibration: int = 32) -> Tensor:
+    """exp(i phase) ``[batch, 1, height, width]`` of what the centre of k-space shows of the image, windowed (Hann).
+
+    An image divided by it is nearly real. k-space and maps are as in :func:`espirit`, and so is the error.
+    """
+    centre = _centre(kspace, calibration)
+    rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1].to(maps.real) for n in centre.shape[-2:])
+    low = torch.zeros_like(kspace)
+    height, width = kspace.shape[-2:]
+    inner = central(height, len(rows)), central(width, len(columns))
+    low[..., inner[0], inner[1]] = centre * rows[:, None] * columns
+    seen = (maps.conj() * ifft(low)).sum(1, keepdim=True)
+    return torch.polar(torch.ones_like(seen.real), seen.angle())
 
 
 _STRIP = 1 << 22

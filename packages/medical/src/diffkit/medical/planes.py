@@ -1,8 +1,9 @@
 """Planes cut from volumes at random, to train a prior of slices: a few heads become endless slices.
 
 A plane is a pure function of the seed and its number. It is cut at a random depth, tilt, turn, size and place,
-and its intensities are bent: gamma, a slow bias over the field, a scale. An MR image gets the smooth phase that
-every scan has and no stored magnitude keeps.
+and its intensities are bent: gamma, a slow bias over the field, a scale. An MR image gets a smooth phase, which every
+scan has and no stored magnitude keeps: mostly a small one, as a reconstruction takes out what the centre of k-space
+tells of it.
 """
 
 import math
@@ -69,7 +70,8 @@ class Planes(Dataset[Tensor]):
         field = torch.linspace(-1, 1, self.size)
         bias = torch.exp(0.15 * _smooth(field, rng))
         magnitude = plane.clamp(min=0) ** rng.uniform(0.75, 1.35) * bias * rng.uniform(0.75, 1.15)
-        phase = rng.uniform(-math.pi, math.pi) + 0.8 * _smooth(field, rng)
+        strength = 10 ** rng.uniform(-1.7, 0.0)
+        phase = torch.as_tensor(strength) * (_smooth(field, rng) + rng.standard_normal())
         return torch.stack([magnitude * phase.cos(), magnitude * phase.sin()])
 
     def _cut(self, head: Head, rng: np.random.Generator) -> Tensor:

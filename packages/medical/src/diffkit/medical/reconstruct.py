@@ -23,7 +23,7 @@ from diffkit.core.solvers import Sampler, Solver, ddim
 from diffkit.core.types import Denoiser, lookup
 from diffkit.medical.checkpoints import Prior, load
 from diffkit.medical.classical import cg_sense
-from diffkit.medical.coils import espirit
+from diffkit.medical.coils import espirit, slow_phase
 from diffkit.medical.mri import Cartesian, Sense
 from diffkit.medical.planes import bright
 
@@ -85,6 +85,9 @@ class Reconstruction:
 class Reconstructor:
     """Reconstructs MR slices from multi-coil k-space.
 
+    A prior of nearly real slices sees each without its slow phase, which the centre of k-space tells: it goes into the
+    maps, and the image gets it back. What phase is left, the prior allows for.
+
     >>> found = Reconstructor.from_pretrained("mr")(kspace.data)
     """
 
@@ -143,16 +146,18 @@ class Reconstructor:
         if maps is None:
             maps = torch.cat([espirit(one[None]) for one in kspace])
         maps = maps.to(self.device, torch.complex64).expand(len(kspace), *maps.shape[-3:])
+        phase = slow_phase(kspace, maps) if self.prior.near_real else torch.ones_like(maps[:, :1])
+        folded = maps * phase
         level = self._level(kspace, mask, maps)
         jobs = [(k, s) for k in range(len(kspace)) for s in range(samples)]
         drawn: list[Tensor] = []
         for first in range(0, len(jobs), batch_size):
             part = jobs[first : first + batch_size]
             index = torch.tensor([k for k, _ in part], device=self.device)
-            operator = Sense(Cartesian(mask), maps[index])
+            operator = Sense(Cartesian(mask), folded[index])
             given = Given(operator, kspace[index] / level, self.prior.process, noise / level)
             seeds = [seed + k * samples + s for k, s in part]
-            drawn.append(self._draw(build, given, power(steps, 2.0, start), seeds) * level)
+            drawn.append(self._draw(build, given, power(steps, 2.0, start), seeds) * phase[index] * level)
             advance(len(part))
         found = torch.cat(drawn).unflatten(0, (len(kspace), samples))[:, :, 0]
         doubt = found.abs().std(1) if samples > 1 else None
