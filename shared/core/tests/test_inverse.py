@@ -26,12 +26,14 @@ from diffkit.core.inverse import (
     dps,
     flowchef,
     pigdm,
+    plug,
     renoise,
     renoised,
     repaint,
     steered,
     travel,
 )
+from diffkit.core.inverse.operator import solve
 from diffkit.core.inverse.repaint import levels
 from diffkit.core.noise import Seeds
 from diffkit.core.plan import integrate
@@ -234,6 +236,17 @@ class TestProjection:
             eps = (x - p.a(t) * d) / p.s(t)
             x = p.a(u) * d + p.s(u) * (math.sqrt(1 - zeta) * eps + math.sqrt(zeta) * draw(k, x))
         torch.testing.assert_close(out, x)
+
+    def test_plugged_in_it_rests_at_the_mean_of_the_posterior(self) -> None:
+        """For normal data of variance c^2 + sigma^2, where sigma hardly falls; and of c^2 where it falls to 0."""
+        p, c, noise = VP(), 0.5, 0.3
+        prior = normal(p, torch.zeros_like(X0), c**2)
+        guided = diffpir(A, Y, p, noise=noise, scale=1.0)(prior)
+        for grid in (uniform(400, 0.5, 0.499), uniform(400, 0.5, 0.0)):
+            out = sample(guided, p, X0, solver=plug(), grid=grid, seeds=[1, 2, 3])
+            spread = c**2 + float(p.s(grid[-2]) / p.a(grid[-2])) ** 2
+            mean = p.a(grid[-1]) * solve(A, A.A_adjoint(Y), noise**2 / spread)
+            torch.testing.assert_close(out, mean, atol=2e-3, rtol=0)
 
     @pytest.mark.parametrize(("eta", "std"), [(0.0, 0.5), (0.55, 0.478), (0.85, 0.436), (1.0, 0.353)])
     def test_a_constant_share_of_fresh_noise_narrows_the_law(self, eta: float, std: float) -> None:

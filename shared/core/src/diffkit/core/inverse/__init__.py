@@ -8,7 +8,7 @@ method      operator                gradient of network    how it was published
 ==========  ======================  =====================  ==============================================
 ddnm        linear, exact           no                     ``renoised(ddnm(...))``, or ``travel()``
 dds         linear                  no                     ``renoised(dds(...))``
-diffpir     linear                  no                     ``renoise(eta)``, zeta = eta^2
+diffpir     linear                  no                     ``renoise(eta)``, zeta = eta^2; DPIR: ``plug()``
 ddrm        linear, decomposed      no                     itself a sampler
 repaint     linear, exact           no                     itself a sampler
 flowchef    any                     no                     ``plan=ddim()(RectifiedFlow(), grid)``
@@ -27,6 +27,7 @@ from diffkit.core.inverse.flowchef import flowchef
 from diffkit.core.inverse.krylov import conjugate_gradients
 from diffkit.core.inverse.linear import Average, Blur, Coils, Fourier, Mask, Matrix
 from diffkit.core.inverse.operator import Decomposed, Operator, check_adjoint
+from diffkit.core.inverse.plug import plug
 from diffkit.core.inverse.projection import ddnm, dds, diffpir
 from diffkit.core.inverse.renoise import renoise, renoised
 from diffkit.core.inverse.repaint import repaint, travel
@@ -58,6 +59,7 @@ __all__ = [
     "dps",
     "flowchef",
     "pigdm",
+    "plug",
     "renoise",
     "renoised",
     "repaint",

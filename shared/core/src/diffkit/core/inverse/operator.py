@@ -87,11 +87,11 @@ def measured(singular: Tensor) -> Tensor:
     return singular > torch.finfo(singular.dtype).eps ** 0.5 * singular.amax()
 
 
-def solve(operator: Operator, b: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
+def solve(operator: Operator, b: Tensor, ridge: Tensor | float = 0.0, *, iterations: int = 100) -> Tensor:
     """(A^H A + ridge)^-1 b for ``b`` in the range of A^H, where the inverse is; ``ridge`` a number or ``[batch]``.
 
-    Without a decomposition by at most 100 conjugate gradients, until the residual of each sample has fallen to
-    eps^(3/4) of b. That is looked at after each, which waits for the device and saves most of them.
+    Without a decomposition by at most ``iterations`` of conjugate gradients, until the residual of each sample has
+    fallen to eps^(3/4) of b. That is looked at after each, which waits for the device and saves most of them.
     """
 
     def added(like: Tensor) -> Tensor | float:
@@ -103,7 +103,7 @@ def solve(operator: Operator, b: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
     return conjugate_gradients(
         lambda x: operator.A_adjoint(operator.A(x)) + more * x,
         b,
-        iterations=100,
+        iterations=iterations,
         tolerance=tolerance,
         early=True,
     )

@@ -34,19 +34,27 @@ def ddnm(operator: Operator, measurement: Tensor) -> Guide:
 
 
 def diffpir(
-    operator: Operator, measurement: Tensor, process: Gaussian, *, noise: float, scale: float = 7.0
+    operator: Operator,
+    measurement: Tensor,
+    process: Gaussian,
+    *,
+    noise: float,
+    scale: float = 7.0,
+    iterations: int = 100,
 ) -> Guide:
     """DiffPIR, Zhu et al. 2023 (2305.08995): the proximal point of D with rho = scale noise^2 a^2/s^2.
 
     ``scale`` is their lambda. It is :func:`~diffkit.core.inverse.through.pigdm` for r^2 = s^2/(scale a^2) and a
     network whose derivative agrees with it; at ``noise`` 0 it is :func:`ddnm`. Published: with ``renoise(eta)``,
-    eta^2 their zeta; their code leaves the last step without guide.
+    eta^2 their zeta; their code leaves the last step without guide. ``iterations`` are the most for an operator
+    without decomposition, from D.
     """
     weight = finite(scale, "scale", low=0.0) * level(noise) ** 2
 
     def proximal(x0: Tensor, t: Tensor) -> Tensor:
         back = operator.A_adjoint(residual(operator, measurement, x0))
-        return x0 + solve(operator, back, weight * (2 * process.lam(float64(t))).exp() if weight else 0.0)
+        ridge = weight * (2 * process.lam(float64(t))).exp() if weight else 0.0
+        return x0 + solve(operator, back, ridge, iterations=iterations)
 
     return correct(proximal)
 
