@@ -23,6 +23,7 @@ from diffkit.core.solvers.one_more_step import one_more_step
 from diffkit.core.solvers.pndm import ipndm, plms, pndm
 from diffkit.core.solvers.reversible import bdia, edict
 from diffkit.core.solvers.runge_kutta import heun, runge_kutta
+from diffkit.core.solvers.s4 import reverse_diffusion, s4
 from diffkit.core.solvers.sa import sa
 from diffkit.core.solvers.singlestep import dpm_fast, dpm_solver, fast_grid
 from diffkit.core.solvers.teleport import GaussianScore, teleport
@@ -53,7 +54,9 @@ SOLVERS: dict[str, Callable[..., Solver | Sampler]] = {
     "plms": plms,
     "pndm": pndm,
     "restart": restart,
+    "reverse_diffusion": reverse_diffusion,
     "runge_kutta": runge_kutta,
+    "s4": s4,
     "sa": sa,
     "time_shift": time_shift,
     "unipc": unipc,
@@ -100,7 +103,9 @@ __all__ = [
     "pndm",
     "predictor_corrector",
     "restart",
+    "reverse_diffusion",
     "runge_kutta",
+    "s4",
     "sa",
     "teleport",
     "time_shift",
