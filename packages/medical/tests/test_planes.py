@@ -36,17 +36,18 @@ def test_size_in_millimetres() -> None:
         assert float(radius) == pytest.approx(40, rel=0.13)  # sizes vary by 12 %
 
 
-def test_phase_is_smooth_and_of_every_angle() -> None:
+def test_phase_is_smooth_and_mostly_small() -> None:
+    """Sizes spread evenly in their logarithm, over 1.7 decades: half of the planes have an eighth of the largest."""
     planes = Planes([ball()], "mr", size=64, spacing=1.6, depth=(0.5, 0.5))
-    angles = []
+    angles: list[float] = []
     for i in range(24):
         x = torch.complex(*planes[i])
         inside = x.abs() > 0.3
         both = inside[:, 1:] & inside[:, :-1]
         assert float((x[:, 1:] * x[:, :-1].conj()).angle()[both].abs().max()) < 0.5
-        angles.append(float(x[inside].mean().angle()))
-    assert min(angles) < -1.5
-    assert max(angles) > 1.5
+        angles.append(float(x[inside].mean().angle().abs()))
+    assert sorted(angles)[12] < 0.3
+    assert max(angles) > 0.6
 
 
 def test_ct_is_left_as_it_is() -> None:

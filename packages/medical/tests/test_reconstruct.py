@@ -14,12 +14,14 @@ from diffkit.core.process import Cosine
 from diffkit.core.types import float64
 from diffkit.medical import checkpoints, cli
 from diffkit.medical.coils import loops, smooth_phase
+from diffkit.medical.kspace import KSpace
 from diffkit.medical.masks import random_lines
+from diffkit.medical.methods import METHODS
 from diffkit.medical.metrics import psnr
 from diffkit.medical.model import UNet
 from diffkit.medical.mri import Cartesian, Sense, fft, ifft
 from diffkit.medical.prior import PriorTask, denoiser
-from diffkit.medical.reconstruct import METHODS, Reconstructor
+from diffkit.medical.reconstruct import Reconstructor
 
 SIZE, PROCESS = (48, 48), Cosine()
 
@@ -64,12 +66,13 @@ def zero_filled(y: Tensor, maps: Tensor, mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("method", "gain"), [("dds", 1.5), ("diffpir", 1.5), ("pigdm", 1.5), ("dps", 0.2), ("flowchef", 0.5)]
+    ("method", "gain"),
+    [("plug", 2.0), ("dds", 1.5), ("diffpir", 1.5), ("pigdm", 1.5), ("dps", 0.2), ("flowchef", 0.5)],
 )
 def test_better_than_zero_filling(method: str, gain: float, reconstructor: Reconstructor, scan: Any) -> None:
     x, maps, mask, y = scan
     """The mean of samples; one alone has the variance of what the data leave open on top."""
-    found = reconstructor(y, maps=maps, method=method, steps=20, noise=1e-3, samples=6)
+    found = reconstructor(KSpace(y), maps=maps, method=method, steps=20, noise=1e-3, samples=6)
     assert found.image.shape == x.shape
     assert psnr(found.image, x) > psnr(zero_filled(y, maps, mask), x) + gain
     assert method in METHODS
@@ -85,10 +88,10 @@ def test_a_prior_of_real_images_sees_no_slow_phase(reconstructor: Reconstructor)
     imaginary: dict[bool, float] = {}
     for near_real in (True, False):
         last: list[Tensor] = []
-        prior = SimpleNamespace(**vars(reconstructor.prior))
+        prior: Any = SimpleNamespace(**vars(reconstructor.prior))
         prior.near_real = near_real
         prior.denoise = lambda z, t, last=last: last.append(z) or wiener(z, t)
-        found = Reconstructor(prior)(y, maps=maps, steps=8)
+        found = Reconstructor(prior)(KSpace(y), maps=maps, steps=8)
         imaginary[near_real] = float(last[-1].imag.norm() / last[-1].norm())
         assert float((found.image - x[:, 0]).norm() / x.norm()) < 0.2
     assert imaginary[True] < 0.2
@@ -97,21 +100,21 @@ def test_a_prior_of_real_images_sees_no_slow_phase(reconstructor: Reconstructor)
 
 def test_units_do_not_matter(reconstructor: Reconstructor, scan: Any) -> None:
     _, maps, _, y = scan
-    one, thousand = (reconstructor(scale * y, maps=maps, steps=4).image for scale in (1.0, 1000.0))
+    one, thousand = (reconstructor(KSpace(scale * y), maps=maps, steps=4).image for scale in (1.0, 1000.0))
     torch.testing.assert_close(thousand / 1000, one, atol=1e-4, rtol=1e-3)
 
 
 def test_a_slice_does_not_depend_on_its_batch(reconstructor: Reconstructor, scan: Any) -> None:
     _, maps, _, y = scan
-    ways = [reconstructor(y, maps=maps, steps=4, samples=3, batch_size=n) for n in (1, 4, 6)]
+    ways = [reconstructor(KSpace(y), maps=maps, steps=4, samples=3, batch_size=n) for n in (1, 4, 6)]
     for other in ways[1:]:
         torch.testing.assert_close(other.image, ways[0].image, atol=1e-4, rtol=1e-3)
 
 
 def test_doubt_is_where_data_are_missing(reconstructor: Reconstructor, scan: Any) -> None:
     _, maps, mask, y = scan
-    many = reconstructor(y, maps=maps, steps=10, samples=4)
-    full = reconstructor(y + 1e-9, maps=maps, mask=torch.ones_like(mask), steps=10, samples=4)
+    many = reconstructor(KSpace(y), maps=maps, steps=10, samples=4)
+    full = reconstructor(KSpace(y + 1e-9, torch.ones_like(mask)[0]), maps=maps, steps=10, samples=4)
     assert many.doubt is not None
     assert full.doubt is not None
     assert many.doubt.shape == many.image.shape
@@ -121,13 +124,14 @@ def test_doubt_is_where_data_are_missing(reconstructor: Reconstructor, scan: Any
 def test_maps_are_estimated(reconstructor: Reconstructor, scan: Any) -> None:
     """And then explain the data, as no image does with maps of another coil's place."""
     _, _, mask, y = scan
-    found = reconstructor(y, steps=20)
+    found = reconstructor(KSpace(y), steps=20)
+    assert found.maps is not None
     assert found.maps.shape == y.shape
     misfit = [
         float((y - Sense(Cartesian(mask), maps).A(image[:, None])).norm() / y.norm())
         for maps, image in (
             (found.maps, found.image),
-            (found.maps.roll(1, 1), reconstructor(y, maps=found.maps.roll(1, 1), steps=20).image),
+            (found.maps.roll(1, 1), reconstructor(KSpace(y), maps=found.maps.roll(1, 1), steps=20).image),
         )
     ]
     assert misfit[0] < 0.25 * misfit[1]
@@ -135,7 +139,9 @@ def test_maps_are_estimated(reconstructor: Reconstructor, scan: Any) -> None:
 
 def test_a_warm_start_needs_fewer_calls(reconstructor: Reconstructor, scan: Any) -> None:
     x, maps, _, y = scan
-    cold, warm = (psnr(reconstructor(y, maps=maps, steps=4, start=t, samples=6).image, x) for t in (1.0, 0.3))
+    cold, warm = (
+        psnr(reconstructor(KSpace(y), maps=maps, steps=4, start=t, samples=6).image, x) for t in (1.0, 0.3)
+    )
     assert warm > cold
 
 
@@ -146,13 +152,13 @@ def test_a_warm_start_needs_fewer_calls(reconstructor: Reconstructor, scan: Any)
         ({"steps": 0}, "at least 1"),
         ({"start": 0.0}, "start lies in"),
         ({"maps": torch.zeros(6, 8, 8, dtype=torch.complex64)}, "does not fit"),
-        ({"kspace": torch.zeros(2, 48, 48, dtype=torch.complex64)}, r"\[slices, coils, height, width\]"),
+        ({"tv": 0.1, "method": "diffpir"}, "tv couples slices in dds"),
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str, reconstructor: Reconstructor, scan: Any) -> None:
-    given: dict[str, Any] = {"kspace": scan[3], "maps": scan[1], "steps": 2, **change}
+    given: dict[str, Any] = {"maps": scan[1], "steps": 2, **change}
     with pytest.raises(ValueError, match=message):
-        reconstructor(given.pop("kspace"), **given)
+        reconstructor(KSpace(scan[3]), **given)
 
 
 class TestPrior:

@@ -1,4 +1,4 @@
-"""What a medical checkpoint holds: a prior's network, its process and units."""
+"""What a medical checkpoint holds: a prior's or a segmenter's network, its process, and what its channels mean."""
 
 from dataclasses import dataclass
 from importlib import metadata
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diffkit.core import checkpoint
+from diffkit.core.categorical import Categorical
 from diffkit.core.process import Gaussian
 from diffkit.core.types import Denoiser
 from diffkit.medical.prior import denoiser
@@ -16,7 +17,7 @@ from diffkit.medical.prior import denoiser
 EMBEDDED = Path(__file__).parent / "pretrained"
 """The checkpoints inside the wheel."""
 
-KINDS = ("mr", "ct")
+KINDS = ("mr", "ct", "progress")
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,71 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
     return Prior(folder, network, process, config["kind"], config)
 
 
+@dataclass(frozen=True)
+class SegmentModel:
+    """A loaded segmenter: ``process`` is None of a plain one, ``shift`` that of its times, and ``spec`` says how images
+    are prepared for it (see :mod:`diffkit.medical.preprocess`). ``source`` is the class of its data.
+    """
+
+    folder: Path
+    network: nn.Module
+    process: Gaussian | Categorical | None
+    shift: float
+    spec: dict[str, Any]
+    source: str
+
+
+def save_segmenter(folder: str | Path, task: Any, card: str, data: Any) -> Path:
+    """Write the network of a :class:`~diffkit.medical.segment_task.SegmentTask`, and what its ``data`` module says."""
+    config = {
+        "task": "segment",
+        "network": checkpoint.describe(task.network, **task.network.arguments),
+        "process": None if task.process is None else checkpoint.describe(task.process),
+        "shift": task.shift,
+        "data": data.spec(),
+        "source": checkpoint.describe(data)["class_path"],
+        "diffkit-medical": metadata.version("diffkit-medical"),
+    }
+    return checkpoint.save(folder, task.network, config, card)
+
+
+def load_segmenter(name: str | Path, *, device: str | torch.device = "cpu") -> SegmentModel:
+    """A segmenter by embedded name or by folder, in evaluation mode on ``device``.
+
+    Raises:
+        CheckpointError: unknown, broken, or for another task or domain.
+    """
+    folder = checkpoint.locate(name, EMBEDDED)
+    config = checkpoint.read_config(folder, task="segment")
+    try:
+        network = checkpoint.construct(config["network"])
+        process = None if config["process"] is None else checkpoint.construct(config["process"])
+        shift, spec, source = float(config["shift"]), dict(config["data"]), str(config["source"])
+    except KeyError as error:
+        raise checkpoint.CheckpointError(f"{folder}/config.json lacks {error}.") from error
+    network = checkpoint.load_weights(folder, network, device=device)
+    return SegmentModel(folder, network, process, shift, spec, source)
+
+
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
     from diffkit.core.train.run import card
+    from diffkit.medical.segment_task import SegmentTask
 
     data = trainer.datamodule
+    if isinstance(task, SegmentTask):
+        kind = type(task.process).__name__ if task.process is not None else "no"
+        text = card(
+            f"segmenter of {', '.join(data.classes[1:])} in {', '.join(data.channels)}, with {kind} noise",
+            trainer,
+            seconds,
+            command="diffkit-medical",
+            items=f"{data.batch_size} crops of {' x '.join(map(str, data.size))} voxels of {data.spacing:g} mm",
+            data=f"{type(data).__name__}; origins, licences and checksums stand in the manifest.json of "
+            "`diffkit-medical data`.",
+        )
+        save_segmenter(folder, task, text, data)
+        return
     names = ", ".join(data.patterns["train"])
     text = card(
         f"prior of {data.kind} slices",

@@ -7,7 +7,6 @@ of what was encoded, which is oversampled along the readout, and of what is to b
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import h5py
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffkit.core.files import whole
-from diffkit.medical.arrays import load, tensor
+from diffkit.medical.arrays import load, load_hdf5, tensor
 from diffkit.medical.volume import Volume
 
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
@@ -74,9 +73,9 @@ def read(path: str | Path) -> KSpace:
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
     if path.suffix in (".h5", ".hdf5"):
-        arrays, header = _load_hdf5(path)
+        arrays = load_hdf5(path, ("kspace", "mask", "crop", "affine", "ismrmrd_header"))
     elif path.suffix in (".npy", ".npz"):
-        arrays, header = load(path), ""
+        arrays = load(path)
         arrays = {"kspace": arrays["data"]} if path.suffix == ".npy" else arrays
     else:
         raise ValueError(f"{path} is no k-space: give fastMRI's HDF5 or NumPy ({', '.join(SUFFIXES)}).")
@@ -90,9 +89,12 @@ def read(path: str | Path) -> KSpace:
             f"{path} has k-space with {f'{bad} values that are not finite' if bad else 'nothing in it'}."
         )
     mask = torch.from_numpy(arrays["mask"].squeeze() != 0) if "mask" in arrays else None
+    header = arrays.get("ismrmrd_header")
     try:
         crop, affine = (
-            _geometry(header, data.shape[-2:]) if header else (arrays.get("crop"), arrays.get("affine"))
+            _geometry(bytes(header), data.shape[-2:])
+            if header is not None
+            else (arrays.get("crop"), arrays.get("affine"))
         )
         return KSpace(
             data,
@@ -113,21 +115,7 @@ def write(path: str | Path, kspace: KSpace) -> None:
                 file[name] = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
 
 
-def _load_hdf5(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of ours by name, or if there are none the names of what else there is; and the header."""
-    file: Any
-    try:
-        with h5py.File(path, "r") as file:
-            header = file["ismrmrd_header"][()] if "ismrmrd_header" in file else b""
-            known = [name for name in ("kspace", "mask", "crop", "affine") if name in file]
-            arrays = {name: file[name][()] if known else np.empty(0) for name in known or file}
-    except (OSError, RuntimeError) as error:
-        reason = "is truncated" if "truncated" in str(error) else "is no HDF5 file, or a damaged one"
-        raise ValueError(f"{path} {reason}, and cannot be read.") from error
-    return arrays, header.decode() if isinstance(header, bytes) else str(header)
-
-
-def _geometry(header: str, size: torch.Size) -> tuple[tuple[int, int], np.ndarray]:
+def _geometry(header: bytes, size: torch.Size) -> tuple[tuple[int, int], np.ndarray]:
     """The crop and the affine that ISMRMRD's header says, of k-space of ``size``.
 
     The readout is x and the phases are y. The field of view of what was encoded belongs to all of k-space.

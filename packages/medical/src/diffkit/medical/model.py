@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,6 +49,7 @@ class UNet(nn.Module):
             num_head_channels=min(32, widths[-1]),
             norm_num_groups=8,
         )
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  faster, on CPUs twofold
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return F.pixel_shuffle(self.body(F.pixel_unshuffle(x, self.block), 1000 * t), self.block)

@@ -7,7 +7,7 @@ tells of it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,7 +38,8 @@ class Planes(Dataset[Tensor]):
         spacing: millimetres of a pixel.
         items: planes of an epoch.
         seed: of all of them.
-        tilt: the largest angle to the axial plane and in it, degrees.
+        tilt: the largest angle to the axial plane, degrees; 0 where a head is a thin block of slices.
+        turn: the largest angle in it, degrees.
         depth: the shares of a head's height between which planes pass.
         shift: the largest millimetres from the middle of the head to that of a plane; for planes smaller than it.
     """
@@ -53,11 +54,13 @@ class Planes(Dataset[Tensor]):
         items: int = 4000,
         seed: int = 0,
         tilt: float = 12.0,
+        turn: float = 12.0,
         depth: tuple[float, float] = (0.3, 0.9),
         shift: float = 8.0,
     ) -> None:
         self.heads, self.kind, self.size, self.spacing = list(heads), kind, size, spacing
-        self.items, self.seed, self.tilt, self.depth, self.shift = items, seed, tilt, depth, shift
+        self.items, self.seed, self.depth, self.shift = items, seed, depth, shift
+        self.angles = np.radians([tilt, tilt, turn])
 
     def __len__(self) -> int:
         return self.items
@@ -67,25 +70,32 @@ class Planes(Dataset[Tensor]):
         plane = self._cut(self.heads[int(rng.integers(len(self.heads)))], rng)
         if self.kind == "ct":
             return plane[None]
+        magnitude = self._bend(plane, rng)
         field = torch.linspace(-1, 1, self.size)
-        bias = torch.exp(0.15 * _smooth(field, rng))
-        magnitude = plane.clamp(min=0) ** rng.uniform(0.75, 1.35) * bias * rng.uniform(0.75, 1.15)
         strength = 10 ** rng.uniform(-1.7, 0.0)
         phase = torch.as_tensor(strength) * (_smooth(field, rng) + rng.standard_normal())
         return torch.stack([magnitude * phase.cos(), magnitude * phase.sin()])
 
-    def _cut(self, head: Head, rng: np.random.Generator) -> Tensor:
+    def _bend(self, plane: Tensor, rng: np.random.Generator) -> Tensor:
+        """Another gamma, bias and scale for a magnitude."""
+        bias = torch.exp(0.15 * _smooth(torch.linspace(-1, 1, self.size), rng))
+        return plane.clamp(min=0) ** rng.uniform(0.75, 1.35) * bias * rng.uniform(0.75, 1.15)
+
+    def _cut(
+        self, head: Head, rng: np.random.Generator, move: Callable[[Tensor], Tensor] = lambda points: points
+    ) -> Tensor:
+        """A plane; ``move`` says where in the head each of its points ``[size, size, 3]`` is taken from, in mm."""
         extent = torch.tensor([n * s for n, s in zip(head.values.shape, head.spacing, strict=True)])
         half = self.size * self.spacing / 2 * rng.uniform(0.88, 1.12)
         grid = torch.linspace(-half, half, self.size)
         up, right = torch.meshgrid(-grid, grid, indexing="ij")  # rows run down, from the front
         points = torch.stack([right, up, torch.zeros_like(up)], -1)
-        angles = np.radians(rng.uniform(-self.tilt, self.tilt, 3))
+        angles = self.angles * rng.uniform(-1, 1, 3)
         centre = torch.tensor(
             [*rng.uniform(-self.shift, self.shift, 2), (rng.uniform(*self.depth) - 0.5) * float(extent[2])]
         )
         mirror = torch.tensor([rng.choice([-1.0, 1.0]), 1.0, 1.0])
-        points = (points @ _rotation(*angles).mT + centre).float() * mirror
+        points = move((points @ _rotation(*angles).mT + centre).float() * mirror)
         unit = (points / (extent / 2)).flip(-1)  # grid_sample has the last axis first
         outside = -1.0 if self.kind == "ct" else 0.0
         cut = F.grid_sample(
@@ -131,7 +141,7 @@ class PlaneData(EpochData):
         items: planes of an epoch.
         num_workers: processes that cut.
         seed: of the planes.
-        depth, shift: see :class:`Planes`.
+        tilt, turn, depth, shift: see :class:`Planes`.
     """
 
     def __init__(
@@ -146,6 +156,8 @@ class PlaneData(EpochData):
         items: int = 4000,
         num_workers: int = 1,
         seed: int = 0,
+        tilt: float = 12.0,
+        turn: float = 12.0,
         depth: tuple[float, float] = (0.3, 0.9),
         shift: float = 8.0,
     ) -> None:
@@ -153,7 +165,14 @@ class PlaneData(EpochData):
         self.folder, self.patterns = Path(folder), {"train": train, "valid": valid}
         self.kind: Literal["mr", "ct"] = kind
         self.items = items
-        self.options: dict[str, Any] = {"size": size, "spacing": spacing, "depth": depth, "shift": shift}
+        self.options: dict[str, Any] = {
+            "size": size,
+            "spacing": spacing,
+            "tilt": tilt,
+            "turn": turn,
+            "depth": depth,
+            "shift": shift,
+        }
 
     def setup(self, stage: str | None = None) -> None:
         self.train_set, self.valid_set = (

@@ -1,12 +1,13 @@
-"""Images from k-space that was sampled in part, by a prior of slices.
+"""Images from k-space or sinograms that were sampled in part, by a prior of slices.
 
-The prior is unconditional and knows nothing of coils or masks; measurements enter by an operator and a method of
+The prior is unconditional and knows nothing of coils, masks or rays; measurements enter by an operator and a method of
 :mod:`diffkit.core.inverse`. Several samples of the same data tell what the data leave open: their mean is the image,
 their deviation a map of doubt.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,167 +16,146 @@ from torch import Tensor
 
 from diffkit.core.checkpoint import pick_device
 from diffkit.core.grid import Grid, power
-from diffkit.core.inverse import dds, diffpir, dps, flowchef, pigdm, renoise, renoised
-from diffkit.core.inverse.operator import Operator
-from diffkit.core.process import Gaussian
 from diffkit.core.sample import sample
-from diffkit.core.solvers import Sampler, Solver, ddim
 from diffkit.core.types import Denoiser, lookup
+from diffkit.medical import kspace, sinogram
+from diffkit.medical.arrays import names
 from diffkit.medical.checkpoints import Prior, load
-from diffkit.medical.classical import cg_sense
-from diffkit.medical.coils import espirit, slow_phase
-from diffkit.medical.mri import Cartesian, Sense
-from diffkit.medical.planes import bright
+from diffkit.medical.kspace import KSpace
+from diffkit.medical.methods import METHODS, STARTS, Given, Method, in_stacks
+from diffkit.medical.sinogram import Sinogram
+from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a method is given: measurements ``y`` of a batch, in the prior's units, with ``noise`` of each part."""
-
-    operator: Operator
-    y: Tensor
-    process: Gaussian
-    noise: float
-
-
-Method = Callable[[Denoiser, Given], tuple[Denoiser, Solver | Sampler]]
-
-
-def _dds(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
-    return denoise, renoised(dds(given.operator, given.y), 0.85)
-
-
-def _diffpir(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
-    return diffpir(given.operator, given.y, given.process, noise=given.noise)(denoise), renoise(0.55)
-
-
-def _pigdm(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
-    return pigdm(given.operator, given.y, given.process, noise=given.noise, spread=1.0)(denoise), ddim(1.0)
-
-
-def _dps(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
-    return dps(given.operator, given.y, given.process, scale=300.0)(denoise), ddim(1.0)
-
-
-def _flowchef(denoise: Denoiser, given: Given) -> tuple[Denoiser, Solver | Sampler]:
-    return flowchef(given.operator, given.y, scale=2.0 * given.y[0].numel())(denoise), ddim()
-
-
-METHODS: dict[str, Method] = {
-    "dds": _dds,
-    "diffpir": _diffpir,
-    "pigdm": _pigdm,
-    "dps": _dps,
-    "flowchef": _flowchef,
-}
-"""The methods by name; all but ``dps`` and ``pigdm`` leave the network undifferentiated."""
+def read(path: str | Path) -> KSpace | Sinogram:
+    """A sinogram if the file has an array of that name, or else k-space; see :func:`diffkit.medical.kspace.read`."""
+    return (sinogram if "sinogram" in names(Path(path)) else kspace).read(path)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """``image`` complex ``[slices, height, width]``, the mean of the samples; ``doubt`` is the deviation of their
-    magnitudes, None of a single one. ``maps`` are the coils' that were used.
+    """``image`` ``[slices, height, width]``, the mean of the samples: complex of MR, in HU of CT; ``doubt`` is the
+    deviation of their magnitudes, or HU, None of a single one. ``maps`` are the coils' that were used.
     """
 
     image: Tensor
     doubt: Tensor | None
-    maps: Tensor
+    maps: Tensor | None
 
 
 class Reconstructor:
-    """Reconstructs MR slices from multi-coil k-space.
+    """Reconstructs slices from what :func:`read` gives: k-space by a prior of kind "mr", sinograms by one of "ct".
 
     A prior of nearly real slices sees each without its slow phase, which the centre of k-space tells: it goes into the
     maps, and the image gets it back. What phase is left, the prior allows for.
 
-    >>> found = Reconstructor.from_pretrained("mr")(kspace.data)
+    >>> found = Reconstructor.from_pretrained("mr")(read("scan.h5"))
+
+    Args:
+        prior: of slices.
+        bf16: run the network in bfloat16: several times faster on recent GPUs, and on CPUs with AMX.
     """
 
-    def __init__(self, prior: Prior) -> None:
-        if prior.kind != "mr":
-            raise ValueError(
-                f"{prior.folder} is a prior of {prior.kind} slices, and k-space needs one of mr."
-            )
-        self.prior = prior
+    def __init__(self, prior: Prior, *, bf16: bool = False) -> None:
+        self.prior, self.bf16 = prior, bf16
         self.device = next(prior.network.parameters()).device
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "mr", device: str = "auto") -> "Reconstructor":
+    def from_pretrained(
+        cls, name: str | Path = "mr", device: str = "auto", *, bf16: bool = False
+    ) -> "Reconstructor":
         """With an embedded prior, or one in a folder; CheckpointError if there is none."""
-        return cls(load(name, device=pick_device(device)))
+        return cls(load(name, device=pick_device(device)), bf16=bf16)
 
     def __call__(
         self,
-        kspace: Tensor,
+        measured: KSpace | Sinogram,
         *,
-        mask: Tensor | None = None,
         maps: Tensor | None = None,
-        method: str = "dds",
+        method: str | None = None,
         steps: int = 20,
         samples: int = 1,
+        tv: float = 0.0,
         noise: float = 0.0,
-        start: float = 1.0,
+        start: float | None = None,
         seed: int = 0,
         batch_size: int = 4,
-        advance: Callable[[int], None] = lambda done: None,
+        advance: Callable[[float], None] = lambda done: None,
     ) -> Reconstruction:
         """Reconstruct every slice.
 
         Args:
-            kspace: complex ``[slices, coils, height, width]``, zero where it was not measured.
-            mask: true where it was, ``[width]`` or ``[height, width]``; by default where any value is not zero.
-            maps: of the coils' sensitivities, as ``kspace`` or without slices; estimated (ESPIRiT) by default.
-            method: a name of :data:`METHODS`.
+            measured: k-space, zero where it was not measured; or a sinogram.
+            maps: of the coils' sensitivities, as k-space or without slices; estimated (ESPIRiT) by default.
+            method: a name of :data:`~diffkit.medical.methods.METHODS`: by default ``plug``, and where a law is to be
+                sampled, as ``samples`` or ``tv`` ask, ``dds``.
             steps: network calls of a sample.
             samples: of each slice.
-            noise: the standard deviation of a part of k-space, for ``diffpir`` and ``pigdm``.
-            start: the time to begin at, from the noisy least-squares image where it is below 1.
+            tv: weight of the total variation from slice to slice, by which ``dds`` then samples them together.
+            noise: the standard deviation of a part of k-space, or of a line integral, whatever the sinogram says.
+            start: the time to begin at, from the least-squares image where it is below 1; by default the method's.
             seed: of the first sample of the first slice; others count on.
-            batch_size: samples at a time.
-            advance: told how many samples are done.
+            batch_size: slices that the network sees at a time.
+            advance: told how many samples are done, in parts of them.
 
-        ValueError for data that do not fit together, an unknown method, or k-space too small to estimate maps.
+        ValueError for data that do not fit together or are not the prior's, an unknown method, or k-space too small to
+        estimate maps.
         """
-        build = lookup(method, METHODS, "method")
-        if kspace.ndim != 4 or not kspace.is_complex():
-            raise ValueError(f"k-space is complex [slices, coils, height, width], not {tuple(kspace.shape)}.")
+        name = method or ("dds" if tv or samples > 1 else "plug")
+        build = lookup(name, METHODS, "method")
+        start = STARTS.get(name, 1.0) if start is None else start
         if min(steps, samples, batch_size) < 1 or not 0 < start <= 1:
             raise ValueError("steps, samples and batch_size are at least 1, and start lies in (0, 1].")
-        kspace = kspace.to(self.device, torch.complex64)
-        mask = (kspace != 0).any(0).any(0) if mask is None else mask.to(self.device)
-        if maps is None:
-            maps = torch.cat([espirit(one[None]) for one in kspace])
-        maps = maps.to(self.device, torch.complex64).expand(len(kspace), *maps.shape[-3:])
-        phase = slow_phase(kspace, maps) if self.prior.near_real else torch.ones_like(maps[:, :1])
-        folded = maps * phase
-        level = self._level(kspace, mask, maps)
-        jobs = [(k, s) for k in range(len(kspace)) for s in range(samples)]
-        drawn: list[Tensor] = []
-        for first in range(0, len(jobs), batch_size):
-            part = jobs[first : first + batch_size]
-            index = torch.tensor([k for k, _ in part], device=self.device)
-            operator = Sense(Cartesian(mask), folded[index])
-            given = Given(operator, kspace[index] / level, self.prior.process, noise / level)
-            seeds = [seed + k * samples + s for k, s in part]
-            drawn.append(self._draw(build, given, power(steps, 2.0, start), seeds) * phase[index] * level)
-            advance(len(part))
-        found = torch.cat(drawn).unflatten(0, (len(kspace), samples))[:, :, 0]
-        doubt = found.abs().std(1) if samples > 1 else None
-        return Reconstruction(found.mean(1), doubt, maps)
+        if tv:
+            if name != "dds":
+                raise ValueError(f"tv couples slices in dds, and not in {name}: leave one of them out.")
+            build = partial(in_stacks, weight=tv)
+        slices = self._slices(measured, maps, noise)
+        jobs = torch.arange(
+            slices.count * samples, device=self.device
+        )  # the samples of a slice follow each other
+        parts = jobs.reshape(slices.count, samples).mT.unbind() if tv else jobs.split(batch_size)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            out: list[Tensor] = []
+            for part in x.split(batch_size):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    out.append(self.prior.denoise(part, t))
+                advance(len(part) / steps)
+            return torch.cat(out)
+
+        drawn = [
+            self._draw(
+                denoise, build, slices, part // samples, power(steps, 2.0, start), (seed + part).tolist()
+            )
+            for part in parts
+        ]
+        found = torch.cat(drawn)[torch.cat(parts).argsort()].unflatten(0, (slices.count, samples))[:, :, 0]
+        shown = found.abs() if found.is_complex() else found
+        return Reconstruction(found.mean(1), shown.std(1) if samples > 1 else None, slices.maps)
 
     @torch.no_grad()
-    def _draw(self, build: Method, given: Given, grid: Grid, seeds: Sequence[int]) -> Tensor:
-        denoise, solver = build(self.prior.denoise, given)
+    def _draw(
+        self, denoise: Denoiser, build: Method, slices: Slices, index: Tensor, grid: Grid, seeds: list[int]
+    ) -> Tensor:
+        given = Given(slices.rows(index), slices.eased(index), self.prior.process)
+        guided, solver = build(denoise, given)
         warm: dict[str, Any] = {}
-        like = given.operator.A_adjoint(given.y)
         if float(grid[0]) < 1:
-            warm = {"y": cg_sense(given.operator, given.y, iterations=10)}
-        return sample(denoise, given.process, like, solver=solver, grid=grid, seeds=seeds, **warm)
+            warm = {"y": slices.guess(given.eased)}
+        like = given.rows.operator.A_adjoint(given.rows.y)
+        x = sample(guided, given.process, like, solver=solver, grid=grid, seeds=seeds, **warm)
+        return slices.image(x, index)
 
-    def _level(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> float:
-        """Of bright tissue, over all slices, from least squares stopped early."""
-        images = [
-            cg_sense(Sense(Cartesian(mask), maps[k : k + 1]), kspace[k : k + 1], iterations=5)
-            for k in range(len(kspace))
-        ]
-        return float(bright(torch.cat(images).abs()))
+    def _slices(self, measured: KSpace | Sinogram, maps: Tensor | None, noise: float) -> Slices:
+        kind, what = ("mr", "k-space") if isinstance(measured, KSpace) else ("ct", "a sinogram")
+        if self.prior.kind != kind:
+            raise ValueError(
+                f"{self.prior.folder} is a prior of {self.prior.kind} slices, and {what} needs one of {kind}."
+            )
+        if isinstance(measured, KSpace):
+            data = measured.data.to(self.device, torch.complex64)
+            return of_kspace(replace(measured, data=data), maps, near_real=self.prior.near_real, noise=noise)
+        if maps is not None:
+            raise ValueError("maps are those of coils, and a sinogram has none: leave them out.")
+        return of_sinogram(replace(measured, data=measured.data.to(self.device)), noise=noise)
