@@ -72,13 +72,13 @@ Recommends: c
 """
 
 
-def test_debian(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debian_ego(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = sets.parse_packages(PACKAGES)
     assert {frozenset(edge) for edge in graph.edges} == {frozenset(e) for e in ("ab", "ac", "ae", "bc")}
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=PACKAGES))
-    assert [len(graph) for graph in sets.generate("debian", 1)] == [4]
+    assert [len(graph) for graph in sets.generate("debian_ego", 1)] == [4]
     with pytest.raises(ValueError, match="apt knows only 1 packages"):
-        sets.generate("debian", 2)
+        sets.generate("debian_ego", 2)
 
 
 def test_bad_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_bad_requests(monkeypatch: pytest.MonkeyPatch) -> None:
         sets.generate("gird")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match="needs apt-cache"):
-        sets.generate("debian")
+        sets.generate("debian_ego")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from diffkit.core import checkpoint
 from diffkit.core.joint import Joint
+from diffkit.graphs.gdss_sampling import GDSSSampling
 from diffkit.graphs.population import Population
 from diffkit.graphs.sampling import Sampling
 
@@ -24,21 +24,21 @@ class Model:
     """A loaded checkpoint from ``folder``; ``config`` is the whole ``config.json``."""
 
     folder: Path
-    network: nn.Module
+    network: Any
     population: Population
     process: Joint
-    sampling: Sampling
+    sampling: Sampling | GDSSSampling
     config: dict[str, Any]
 
 
-def save(folder: str | Path, task: Any, card: str, sampling: Sampling | None = None) -> Path:
-    """Write the network of a :class:`~diffkit.graphs.task.GraphTask`, to be sampled by ``sampling``."""
+def save(folder: str | Path, task: Any, card: str, sampling: Sampling | GDSSSampling | None = None) -> Path:
+    """Write the network of a task of :mod:`diffkit.graphs.task`, to be sampled by ``sampling`` or as the task says."""
     config = {
         "task": TASK,
         "network": checkpoint.describe(task.network, **task.network.arguments),
         "population": checkpoint.describe(task.population),
-        "schedule": task.schedule,
-        "sampling": checkpoint.describe(sampling or Sampling()),
+        **task.described(),
+        "sampling": checkpoint.describe(sampling or task.sampling),
         "diffkit-graphs": metadata.version("diffkit-graphs"),
     }
     return checkpoint.save(folder, task.network, config, card)
@@ -56,11 +56,18 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
         network, population, sampling = (
             checkpoint.construct(config[part]) for part in ("network", "population", "sampling")
         )
-        process = population.process(config["schedule"])
+        process = _process(config, population)
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{folder}/config.json lacks {error}.") from error
     network = checkpoint.load_weights(folder, network, device=device)
     return Model(folder, network, population, process, sampling, config)
+
+
+def _process(config: dict[str, Any], population: Population) -> Joint:
+    """Of Gaussian leaves, or of the frequencies of classes."""
+    if "processes" in config:
+        return Joint({name: checkpoint.construct(leaf) for name, leaf in config["processes"].items()})
+    return population.process(config["schedule"])
 
 
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:

@@ -14,8 +14,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             "generate": generate,
             "evaluate": evaluate,
+            "link": link,
+            "classify": classify,
             "data": data,
-            "train": Raw(train, "Train a model; `train --help` shows everything that a config can say."),
+            "train": Raw(
+                train,
+                "Train a model, or `train gdss`; --help shows everything that a config can say.",
+            ),
             "models": models,
         },
         prog="diffkit-graphs",
@@ -36,6 +41,9 @@ def generate(
     distortion: str | None = None,
     eta: float | None = None,
     omega: float | None = None,
+    snr: float | None = None,
+    scale: float | None = None,
+    begin: str | None = None,
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 64,
@@ -51,11 +59,14 @@ def generate(
         model: A checkpoint: a name that `diffkit-graphs models` lists, or a folder.
         like: Graphs to learn from first, a file or a folder; the model is kept in OUT.model/checkpoint.
         minutes: How long to learn.
-        method: flow or d3pm; like all knobs below by default as the checkpoint says.
-        steps: Network calls.
+        method: flow or d3pm, of GDSS s4, reverse_diffusion or a solver; all knobs by default as the checkpoint says.
+        steps: Of time, each a network call, or two of reverse_diffusion.
         distortion: Where the steps are short: identity, polydec (at the data), polyinc, cosine, revcos.
         eta: Redraws for each unit of time.
         omega: Target guidance: how much more often classes jump to what is predicted.
+        snr: Of GDSS: the signal-to-noise ratio of Langevin steps.
+        scale: Of GDSS: of the noise of Langevin steps.
+        begin: Of GDSS: data, the moments of the noisiest graphs, or normal, as published.
         seed: Of the first graph; the next has the next.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         batch_size: Graphs at a time.
@@ -63,8 +74,6 @@ def generate(
         picture: Draw some of the graphs, beside some of those to be like.
         overwrite: Replace files that exist.
     """
-    from dataclasses import replace
-
     from diffkit.core.types import lookup
     from diffkit.graphs import files
 
@@ -79,10 +88,12 @@ def generate(
 
         model = str(fit(like, kept, minutes=minutes, seed=seed, device=device))
     from diffkit.graphs.generate import Generator
+    from diffkit.graphs.sampling import adjusted
 
     generator = Generator.from_pretrained(model, device, bf16=bf16)
     asked = {"method": method, "steps": steps, "distortion": distortion, "eta": eta, "omega": omega}
-    sampling = replace(generator.model.sampling, **{k: v for k, v in asked.items() if v is not None})
+    asked |= {"snr": snr, "scale": scale, "begin": begin}
+    sampling = adjusted(generator.model.sampling, {k: v for k, v in asked.items() if v is not None})
     with progress(num) as step:
         graphs = generator.generate(
             num, sampling=sampling, seed=seed, batch_size=batch_size, advance=lambda n: step("graphs", n)
@@ -92,7 +103,7 @@ def generate(
         from diffkit.graphs.picture import draw
 
         draw(drawing, {"generated": graphs, **({"given": real} if real else {})})
-    print(f"{num} graphs in {out}, by {sampling.steps} calls of {model}.")
+    print(f"{num} graphs in {out}, by {sampling.steps} steps of {model}.")
     return 0
 
 
@@ -135,12 +146,151 @@ def evaluate(
     return 0
 
 
+def link(
+    graph: Path,
+    out: Path,
+    relation: str | None = None,
+    top: int = 20,
+    method: str = "diffusion",
+    valid: float = 0.1,
+    steps: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> int:
+    """Predict new edges of a relation in a graph of several kinds of nodes.
+
+    The table has the source, the target and the score of each new edge, the best of a source first. A share of the
+    edges is held out to tell when to stop, and how well it went.
+
+    Args:
+        graph: A folder with nodes/KIND.tsv and edges/RELATION.tsv, or a .graphml file with a kind of nodes and edges.
+        out: The table, a .tsv file.
+        relation: The relation, where there are several.
+        top: New edges of each source.
+        method: diffusion, lightgcn or rgcn.
+        valid: The share that is held out; with 0 all steps are made.
+        steps: Of training.
+        seed: Of training.
+        device: cpu, or cuda.
+        overwrite: Replace a file that exists.
+    """
+    from diffkit.core.checkpoint import pick_device
+    from diffkit.core.files import whole
+    from diffkit.core.types import lookup
+    from diffkit.graphs import hetero_files
+    from diffkit.graphs.hetero import only
+    from diffkit.graphs.link import METHODS
+    from diffkit.graphs.link import link as learn
+
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; pass --overwrite, or name another file.")
+    if top < 1 or steps < 1:
+        raise ValueError(f"ask for at least one edge of a source, and one step, not {top} and {steps}.")
+    known, where = hetero_files.read(graph), pick_device(device)
+    name = only(relation, known.relations, "relation")
+    of = known.relation(name)
+    lookup(method, METHODS, "method")
+    with progress(steps) as step:
+        found = learn(
+            known,
+            name,
+            valid=valid,
+            method=method,
+            steps=steps,
+            seed=seed,
+            device=where,
+            advance=lambda n: step("learning", n),
+        )
+    source, target = known.nodes[of.source], known.nodes[of.target]
+    rows = [
+        (source[u], target[v], f"{score:.4f}")
+        for u, targets, scores in found.candidates(top)
+        for v, score in zip(targets, scores, strict=True)
+    ]
+    with whole(out) as beside:
+        hetero_files.write_table(beside, ["source", "target", "score"], rows)
+    judged = ", ".join(f"{name} {value:.3f}" for name, value in found.valid.items())
+    print(f"{len(rows)} edges in {out}." + (f" Of the edges held out: {judged}." if judged else ""))
+    return 0
+
+
+def classify(
+    graph: Path,
+    out: Path,
+    node: str | None = None,
+    attribute: str | None = None,
+    method: str = "diffusion",
+    relation: str | None = None,
+    steps: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> int:
+    """Fill in classes of nodes that are missing, in a graph of several kinds of nodes.
+
+    The table has each node without a class, the likeliest one, and its probability.
+
+    Args:
+        graph: As of `link`; an empty cell, or no attribute in GraphML, is a class that is missing.
+        out: The table, a .tsv file.
+        node: The kind of nodes, where several have attributes.
+        attribute: What of them is to be known, where they have several.
+        method: propagation, diffusion, lightgcn or rgcn.
+        relation: Whose embeddings are taken; by default that of most edges at the kind.
+        steps: Of training.
+        seed: Of training.
+        device: cpu, or cuda.
+        overwrite: Replace a file that exists.
+    """
+    from diffkit.core.checkpoint import pick_device
+    from diffkit.core.files import whole
+    from diffkit.graphs import hetero_files
+    from diffkit.graphs.classify import classify as learn
+    from diffkit.graphs.classify import labelled
+    from diffkit.graphs.hetero import MISSING, only
+
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; pass --overwrite, or name another file.")
+    if steps < 1:
+        raise ValueError(f"ask for at least one step, not {steps}.")
+    known, where = hetero_files.read(graph), pick_device(device)
+    kind = only(node, known.attributes, "kind")
+    name = only(attribute, known.attributes.get(kind, {}), f"attribute of {kind}")
+    words = known.attribute(kind, name)
+    labelled(known, kind, name)
+    with progress(steps) as step:
+        found = learn(
+            known,
+            kind,
+            name,
+            method=method,
+            relation=relation,
+            steps=steps,
+            seed=seed,
+            device=where,
+            advance=lambda n: step("learning", n),
+        )
+    rows = [
+        (id, best, f"{share:.4f}")
+        for id, word, best, share in zip(known.nodes[kind], words, *found.best(), strict=True)
+        if word == MISSING
+    ]
+    with whole(out) as beside:
+        hetero_files.write_table(beside, ["id", name, "probability"], rows)
+    print(f"{len(rows)} of {len(words)} nodes in {out}, which had no {name}; {len(found.classes)} classes.")
+    return 0
+
+
 def data(directory: Path, set: list[str] | None = None, count: int | None = None, seed: int = 0) -> int:
     """Build sets of graphs: by the generators of their papers, from Debian's packages, or from a wheel.
 
+    Sets for link and classify are debian, the archive that apt lists, and wordnet.
+
     Args:
         directory: Where the sets are, or are to be.
-        set: Their names: community_small, grid, planar, sbm, debian, mutag; by default those that need no network.
+        set: Their names: community_small, grid, planar, sbm, debian_ego, mutag, debian, wordnet; by default those that
+            need no network.
         count: Graphs of each set that is generated; by default as many as its paper has.
         seed: Of the generators.
     """
@@ -150,13 +300,15 @@ def data(directory: Path, set: list[str] | None = None, count: int | None = None
 
 
 def train(args: Sequence[str]) -> None:
-    """Train a model, as `diffkit.core.train.run.train` says."""
+    """Train a model, as `diffkit.core.train.run.train` says; `train gdss` one of GDSS."""
     from diffkit.core.train.run import train
     from diffkit.graphs.checkpoints import write_run
     from diffkit.graphs.data import GraphData
+    from diffkit.graphs.gdss_task import GDSSTask
     from diffkit.graphs.task import GraphTask
 
-    train(GraphTask, GraphData, args, write=write_run)
+    gdss = args[:1] == ["gdss"]
+    train(GDSSTask if gdss else GraphTask, GraphData, args[gdss:], write=write_run)
 
 
 def models() -> None:

@@ -1,9 +1,11 @@
-"""The sets that `diffkit-graphs data` builds, each a file of graphs in one folder.
+"""The sets that `diffkit-graphs data` builds: files of graphs, and heterogeneous graphs as folders.
 
-Generated sets and Debian's are written here; MUTAG comes from a wheel, by :mod:`diffkit.core.collect`, whose
-manifest.json says so.
+Generated sets and Debian's are written here; MUTAG comes from a wheel and WordNet from a Debian package, by
+:mod:`diffkit.core.collect`. manifest.json has origins, licences and checksums of all that was not generated.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any
 
 from diffkit.core import collect
 from diffkit.core.collect import Client
+from diffkit.core.files import whole
 from diffkit.core.types import lookup
-from diffkit.graphs import files, sets
+from diffkit.graphs import archive, files, hetero_files, sets, wordnet
 
 
 @dataclass(frozen=True)
 class Source:
-    """One package with graphs in it: the TU ``folder`` inside."""
+    """One package with graphs in it: the ``folder`` inside, in TU format or, of the kind "hetero", WordNet's own."""
 
     name: str
     client: Client
@@ -42,8 +45,21 @@ SOURCES = (
         origin="188 nitroaromatic compounds, Debnath et al. 1991, in the collection of TU Dortmund",
         note="node labels 0 to 6 are C, N, O, F, I, Cl, Br; edge labels 0 to 3 aromatic, single, double, triple",
     ),
+    Source(
+        name="wordnet",
+        client="apt",
+        package="wordnet-base",
+        version=None,
+        folder="usr/share/wordnet",
+        licence="WordNet 3.0 licence: any use, with its notice, which wordnet/licence holds",
+        origin="117,659 synsets of Princeton's WordNet 3.0",
+        note="26 relations; attributes pos and lexname",
+        kind="hetero",
+    ),
 )
-LOCAL = tuple(name for name in sets.SETS if name != "debian")
+ARCHIVE = "debian"
+"""The heterogeneous graph of the packages that apt lists."""
+LOCAL = tuple(name for name in sets.SETS if name != "debian_ego")
 """What needs neither a network nor apt, and is built by default."""
 
 
@@ -55,18 +71,20 @@ def build(
     seed: int = 0,
     progress: bool = True,
 ) -> int:
-    """Build sets by name, generated ones as ``directory/NAME.g6``, MUTAG in ``directory/mutag``.
+    """Build sets by name, generated ones as ``directory/NAME.g6``, others as a folder ``directory/NAME``.
 
     Returns the exit status of the command: 2 if a package could not be had. ValueError for an unknown set.
     """
     packages = {source.name for source in SOURCES}
     chosen = list(LOCAL if names is None else names)
     for name in chosen:
-        lookup(name, dict.fromkeys((*sets.SETS, *packages)), "set")
+        lookup(name, dict.fromkeys((*sets.SETS, ARCHIVE, *packages)), "set")
     directory = Path(directory)
     for name in (name for name in chosen if name in sets.SETS):
         graphs = sets.generate(name, count, seed)
         print(f"{len(graphs)} graphs in {files.write(directory / f'{name}.g6', graphs)}.")
+    if ARCHIVE in chosen:
+        _archive(directory)
     if wanted := [name for name in chosen if name in packages]:
         report = collect.build(directory, SOURCES, _convert, wanted, progress=progress)
         return collect.tell(report, directory, "diffkit-graphs")
@@ -74,6 +92,42 @@ def build(
 
 
 def _convert(source: Source, unpacked: Path, built: Path) -> Iterator[dict[str, Any]]:
-    graphs = files.read(unpacked / source.folder)
-    files.write(built / source.name / f"{source.name}.graphml", graphs)
-    yield {"path": f"{source.name}/{source.name}.graphml", "graphs": len(graphs)}
+    if source.kind == "hetero":
+        hetero_files.write(built / source.name, wordnet.graph(unpacked / source.folder))
+        notice = built / source.name / "licence" / "copyright"
+        notice.parent.mkdir()
+        notice.write_bytes((unpacked / "usr/share/doc" / source.package / "copyright").read_bytes())
+        for path in [*sorted((built / source.name).rglob("*.tsv")), notice]:
+            yield {"path": path.relative_to(built).as_posix()}
+    else:
+        graphs = files.read(unpacked / source.folder)
+        files.write(built / source.name / f"{source.name}.graphml", graphs)
+        yield {"path": f"{source.name}/{source.name}.graphml", "graphs": len(graphs)}
+
+
+def _archive(directory: Path) -> None:
+    """Write the graph of the archive, and what it is into the manifest."""
+    graph = archive.graph(archive.listed())
+    folder = hetero_files.write(directory / ARCHIVE, graph)
+    manifest = directory / collect.MANIFEST
+    known: dict[str, Any] = {"sources": {}, "files": []}
+    if manifest.is_file():
+        known = json.loads(manifest.read_text())
+    known["sources"][ARCHIVE] = {
+        "kind": "hetero",
+        "origin": "the lists of packages that apt has, by `apt-cache dumpavail`",
+        "licence": "none is stated for the lists; names of packages and maintainers, no text of theirs",
+        "status": "complete",
+    }
+    known["files"] = [entry for entry in known["files"] if entry["source"] != ARCHIVE] + [
+        {
+            "path": path.relative_to(directory).as_posix(),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "source": ARCHIVE,
+        }
+        for path in sorted(folder.rglob("*.tsv"))
+    ]
+    with whole(manifest) as beside:
+        beside.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+    edges = sum(relation.edges.shape[1] for relation in graph.relations.values())
+    print(f"{sum(map(len, graph.nodes.values()))} nodes and {edges} edges in {folder}.")

@@ -1,11 +1,11 @@
-"""New graphs from a checkpoint: D3PM's posterior, or the jumps of discrete flow matching.
+"""New graphs from a checkpoint: D3PM's posterior, the jumps of discrete flow matching, or the solvers of GDSS.
 
 A graph is a function of its seed: the number of its nodes is drawn with it, and noise at its own size, so that
 neither the batch nor its padding changes anything.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch.nn.functional import pad
 
 from diffkit.core.checkpoint import pick_device
 from diffkit.core.noise import Seeds
-from diffkit.core.sample import ancestral, start
-from diffkit.core.types import Denoiser, leaves
+from diffkit.core.types import leaves
 from diffkit.graphs import checkpoints
+from diffkit.graphs.gdss_sampling import GDSSSampling
 from diffkit.graphs.graph import Batch, decode, pair_mask, sizes_mask
-from diffkit.graphs.sampling import Sampling
-from diffkit.graphs.task import LAWS, denoiser, state
+from diffkit.graphs.sampling import Sampling, adjusted
+from diffkit.graphs.task import LAWS
 
 PAIRS = 2**19
 """Pairs of nodes in a batch at most, padding included: two graphs of 500 nodes."""
@@ -74,7 +74,7 @@ class Generator:
         self,
         num: int,
         *,
-        sampling: Sampling | None = None,
+        sampling: Sampling | GDSSSampling | None = None,
         seed: int = 0,
         nodes: Sequence[int] | None = None,
         batch_size: int = 64,
@@ -109,7 +109,7 @@ class Generator:
         return [graphs[i] for i in range(num)]
 
     @torch.inference_mode()
-    def run(self, seeds: Sequence[int], sizes: Sequence[int], sampling: Sampling) -> Batch:
+    def run(self, seeds: Sequence[int], sizes: Sequence[int], sampling: Sampling | GDSSSampling) -> Batch:
         """One batch of graphs of ``sizes`` nodes; what a graph becomes does not depend on the others."""
         mask = sizes_mask(torch.tensor(sizes), max(sizes)).to(self.device)
         K, C = self.model.population.classes.sizes
@@ -117,15 +117,8 @@ class Generator:
         nodes[..., 0] = mask
         edges = torch.zeros(*mask.shape, mask.shape[1], C, device=self.device)
         edges[..., 0] = pair_mask(mask)
-        batch = Batch(nodes, edges, mask)
-        process, draw = sampling.process(self.model.process), Own(seeds, sizes)
-        denoise = _Watched(denoiser(self.model.network, self.model.process, batch), mask)
-        like = state(batch, self.model.process)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            x = ancestral(process, denoise, start(process, like, draw), sampling.grid, draw=draw)
-        if not bool(denoise.finite):
-            raise FloatingPointError("the network gave values that are not finite: its weights are at fault.")
-        return batch._replace(**x)
+            return sampling.run(self.model, Batch(nodes, edges, mask), Own(seeds, sizes))
 
 
 def generate(
@@ -133,7 +126,7 @@ def generate(
 ) -> list[nx.Graph]:
     """``num`` graphs of a checkpoint; ``knobs`` are those of :class:`Sampling`, where they differ from its own."""
     generator = Generator.from_pretrained(model, device, bf16=bf16)
-    return generator.generate(num, sampling=replace(generator.model.sampling, **knobs), seed=seed)
+    return generator.generate(num, sampling=adjusted(generator.model.sampling, knobs), seed=seed)
 
 
 def _batches(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -145,16 +138,3 @@ def _batches(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[
             chosen = []
         chosen.append(i)
     yield chosen
-
-
-class _Watched:
-    """A denoiser that remembers, on its device, whether all it gave was finite; classes would hide it."""
-
-    def __init__(self, denoise: Denoiser, like: Tensor) -> None:
-        self.denoise, self.finite = denoise, torch.ones((), dtype=torch.bool, device=like.device)
-
-    def __call__(self, x: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
-        found = self.denoise(x, t)
-        for leaf in found.values():
-            self.finite = self.finite & leaf.isfinite().all()
-        return {name: leaf.nan_to_num() for name, leaf in found.items()}

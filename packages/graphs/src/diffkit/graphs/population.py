@@ -20,29 +20,46 @@ class Population:
         nodes: the share of each class of nodes, ``[K]``.
         edges: the share of each class of pairs, ``[C]``, class 0 being no edge.
         sizes: how many graphs have 0, 1, 2, ... nodes.
+        degrees: how many nodes have 0, 1, 2, ... neighbours.
     """
 
     classes: Classes
     nodes: Sequence[float]
     edges: Sequence[float]
     sizes: Sequence[int]
+    degrees: Sequence[int] = ()
 
     @classmethod
     def of(cls, graphs: Sequence[Indexed], classes: Classes) -> "Population":
         """That of graphs, each pair of nodes counted once."""
         K, C = classes.sizes
         nodes, pairs = torch.zeros(K, dtype=torch.float64), torch.zeros(C, dtype=torch.float64)
+        degrees = torch.cat([graph.pairs.bool().sum(1) for graph in graphs]).bincount()
         for graph in graphs:
             n = len(graph.nodes)
             nodes += graph.nodes.long().bincount(minlength=K)
             pairs += graph.pairs[tuple(torch.triu_indices(n, n, 1))].long().bincount(minlength=C)
         sizes = torch.tensor([len(graph.nodes) for graph in graphs]).bincount()
-        return cls(classes, (nodes / nodes.sum()).tolist(), (pairs / pairs.sum()).tolist(), sizes.tolist())
+        return cls(
+            classes,
+            (nodes / nodes.sum()).tolist(),
+            (pairs / pairs.sum()).tolist(),
+            sizes.tolist(),
+            degrees.tolist(),
+        )
 
     @property
     def largest(self) -> int:
         """The nodes of the largest graph."""
         return len(self.sizes) - 1
+
+    def features(self, count: int) -> list[float]:
+        """The share of each label of a node; without labels of ``count`` degrees, the last for all above."""
+        if len(self.nodes) > 1:
+            return list(self.nodes)
+        total = sum(self.degrees)
+        shares = [number / total for number in [*self.degrees, *[0] * count]]
+        return [*shares[: count - 1], sum(shares[count - 1 :])]
 
     def process(self, schedule: str = "linear") -> Joint:
         """Noise of the classes' frequencies (DiGress): leaves ``nodes``, if there are two classes, and ``edges``."""

@@ -1,14 +1,51 @@
 """How graphs are sampled: what a checkpoint remembers, and `generate` takes as arguments."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from diffkit.core.categorical import Jumps, Uniform, distort
 from diffkit.core.grid import uniform
 from diffkit.core.joint import Joint
 from diffkit.core.process import Process
+from diffkit.core.sample import ancestral, start
+from diffkit.core.types import Denoiser, Draw, lookup
+from diffkit.graphs.graph import Batch
+
+if TYPE_CHECKING:
+    from diffkit.graphs.checkpoints import Model
+
+
+_Sampling = TypeVar("_Sampling")
+
+
+def adjusted(sampling: _Sampling, knobs: Mapping[str, Any]) -> _Sampling:
+    """``sampling`` with other ``knobs``. ValueError for one that it does not have, or that is out of range."""
+    own: dict[str, Any] = {field.name: field for field in fields(sampling)}  # type: ignore[arg-type]
+    for name in knobs:
+        lookup(name, own, "knob of this checkpoint")
+    return replace(sampling, **knobs)  # type: ignore[type-var]
+
+
+class Watched:
+    """A denoiser that remembers, on its device, whether all it gave was finite; classes would hide it."""
+
+    def __init__(self, denoise: Denoiser, like: Tensor) -> None:
+        self.denoise, self.finite = denoise, torch.ones((), dtype=torch.bool, device=like.device)
+
+    def __call__(self, x: Any, t: Tensor) -> dict[str, Tensor]:
+        found = self.denoise(x, t)
+        for leaf in found.values():
+            self.finite = self.finite & leaf.isfinite().all()
+        return {name: leaf.nan_to_num() for name, leaf in found.items()}
+
+    def check(self) -> None:
+        """FloatingPointError if it was not."""
+        if not bool(self.finite):
+            raise FloatingPointError("the network gave values that are not finite: its weights are at fault.")
 
 
 @dataclass(frozen=True)
@@ -42,6 +79,16 @@ class Sampling:
     def grid(self) -> Tensor:
         """The times, from 1 to 0."""
         return distort(uniform(self.steps), self.distortion)
+
+    def run(self, model: "Model", batch: Batch, draw: Draw) -> Batch:
+        """Graphs of the nodes that ``batch`` has. FloatingPointError as :class:`Watched` says."""
+        from diffkit.graphs.task import denoiser, state
+
+        process, like = self.process(model.process), state(batch, model.process)
+        denoise = Watched(denoiser(model.network, model.process, batch), batch.mask)
+        x = ancestral(process, denoise, start(process, like, draw), self.grid, draw=draw)
+        denoise.check()
+        return batch._replace(**x)
 
     def process(self, trained: Joint) -> Joint:
         """The process that is sampled, of the one that was trained."""

@@ -5,7 +5,6 @@ of one size both communities are the same two graphs, of seeds 0 and 1, and only
 perfect sampler repeats itself. Planar and SBM graphs are those of SPECTRE (Martinkus et al. 2022, 2204.01613).
 """
 
-import subprocess
 from collections.abc import Callable
 from itertools import combinations
 
@@ -13,6 +12,7 @@ import networkx as nx
 import numpy as np
 
 from diffkit.core.types import lookup
+from diffkit.graphs import archive
 
 DEBIAN_SIZES = (4, 18)
 """Nodes of the ego graphs of Debian's packages: those of ego-small."""
@@ -21,7 +21,7 @@ DEBIAN_SIZES = (4, 18)
 def generate(name: str, count: int | None = None, seed: int = 0) -> list[nx.Graph]:
     """The first ``count`` graphs of a set of :data:`SETS`, by default as many as its paper has.
 
-    ValueError for an unknown set, or where apt is missing for ``debian``.
+    ValueError for an unknown set, or where apt is missing for ``debian_ego``.
     """
     maker, usual = lookup(name, SETS, "set")
     return maker(usual if count is None else count, seed)
@@ -69,19 +69,13 @@ def sbm(rng: np.random.Generator) -> nx.Graph:
     return graph
 
 
-def debian(count: int, seed: int) -> list[nx.Graph]:
+def debian_ego(count: int, seed: int) -> list[nx.Graph]:
     """Neighbourhoods of packages in the graph of what depends on, recommends or suggests what, of 4 to 18 packages.
 
     In place of ego-small, whose citation graph no package carries. From the lists that apt has: another release of
     the distribution is another set. ValueError where there is no apt.
     """
-    try:
-        done = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ValueError(
-            "the set debian needs apt-cache, of a Debian or its like, after `apt-get update`."
-        ) from error
-    whole = parse_packages(done.stdout)
+    whole = parse_packages(archive.listed())
     low, high = DEBIAN_SIZES
     seeds = sorted(node for node in whole if low <= len(whole[node]) + 1 <= high)
     if len(seeds) < count:
@@ -95,15 +89,8 @@ def debian(count: int, seed: int) -> list[nx.Graph]:
 def parse_packages(text: str) -> nx.Graph:
     """The undirected graph of packages in the format of ``apt-cache dumpavail``; of alternatives the first counts."""
     graph = nx.Graph()
-    for record in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in record.split("\n") if ": " in line and line[0] != " ")
-        package = fields.get("Package")
-        for kind in ("Depends", "Recommends", "Suggests"):
-            for wish in fields.get(kind, "").split(","):
-                words = wish.split("|")[0].split()
-                target = words[0].split(":")[0] if words else ""
-                if package and target and target != package:
-                    graph.add_edge(package, target)
+    for fields in archive.packages(text):
+        graph.add_edges_from((fields["Package"], target) for _, target in archive.wishes(fields))
     return graph
 
 
@@ -131,7 +118,7 @@ SETS: dict[str, tuple[Callable[[int, int], list[nx.Graph]], int]] = {
     "grid": (_each(grid), 100),
     "planar": (_each(planar), 200),
     "sbm": (_each(sbm), 200),
-    "debian": (debian, 200),
+    "debian_ego": (debian_ego, 200),
 }
 """Sets that are made here: the maker, ``(count, seed) -> graphs``, and how many graphs the benchmark has."""
 

@@ -6,7 +6,7 @@ posterior and discrete flow matching have the same marginals, so their knobs nee
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from diffkit.core.types import Denoiser
 from diffkit.graphs.graph import Batch, pair_mask
 from diffkit.graphs.model import GraphTransformer
 from diffkit.graphs.population import Population
+from diffkit.graphs.sampling import Sampling
 
 LAWS: dict[str, NoiseLaw] = {"nodes": normal, "edges": symmetric(channels=True)}
 """The noise of each leaf; one value for a pair and class."""
@@ -46,7 +47,27 @@ def denoiser(network: nn.Module, process: Joint, batch: Batch) -> Denoiser:
     return denoise
 
 
-class GraphTask(Task):
+class PopulationTask(Task):
+    """A task that the data module gives labels, frequencies and sizes, before training begins."""
+
+    population: Population
+    process: Joint
+    sampling: ClassVar[Any]
+    """How its checkpoints are sampled."""
+
+    def setup(self, stage: str) -> None:
+        self.learn_from(self.trainer.datamodule.population)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def learn_from(self, population: Population) -> None:
+        """Take labels, frequencies and sizes."""
+        self.population = population
+
+    def described(self) -> dict[str, Any]:
+        """What its checkpoints say of the process, as JSON."""
+        raise NotImplementedError
+
+
+class GraphTask(PopulationTask):
     """Generation of graphs like those of the data module, which gives labels, frequencies and sizes.
 
     Args:
@@ -58,8 +79,7 @@ class GraphTask(Task):
     ValueError, when training begins, for a network of other numbers of classes than the data.
     """
 
-    population: Population
-    process: Joint
+    sampling = Sampling()
 
     def __init__(
         self,
@@ -76,18 +96,18 @@ class GraphTask(Task):
         self.schedule = schedule
         self.edge_weight = edge_weight
 
-    def setup(self, stage: str) -> None:
-        self.learn_from(self.trainer.datamodule.population)  # pyright: ignore[reportAttributeAccessIssue]
-
     def learn_from(self, population: Population) -> None:
-        """Take labels, frequencies and sizes."""
         own, wanted = self.classes, population.classes.sizes
         if own != wanted:
             raise ValueError(
                 f"the network has {own[0]} classes of nodes and {own[1]} of pairs, the data {wanted[0]} and "
                 f"{wanted[1]}: set node_classes and edge_classes."
             )
-        self.population, self.process = population, population.process(self.schedule)
+        super().learn_from(population)
+        self.process = population.process(self.schedule)
+
+    def described(self) -> dict[str, Any]:
+        return {"schedule": self.schedule}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The cross-entropies in nats of a class, at random times."""
