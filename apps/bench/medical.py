@@ -57,8 +57,8 @@ class Ready:
     @classmethod
     def of(cls, case: Case, reconstructor: Reconstructor) -> "Ready":
         if isinstance(case.measured, KSpace):
-            return cls(case, of_kspace(case.measured, None, near_real=True, noise=0.002), reconstructor)
-        return cls(case, of_sinogram(case.measured, noise=0.0), reconstructor)
+            return cls(case, of_kspace(case.measured, None, near_real=True, noise=None), reconstructor)
+        return cls(case, of_sinogram(case.measured, noise=None), reconstructor)
 
 
 Run = Callable[[Ready, Any], Tensor]
@@ -97,14 +97,12 @@ def without_learning_ct(method: Callable[..., Tensor]) -> Run:
 
 def ours(method: str, steps: int = CALLS, samples: int = 1) -> Entry:
     def run(ready: Ready, value: Any) -> Tensor:
-        measured, noise = ready.case.measured, 0.002 if isinstance(ready.case.measured, KSpace) else 0.0
         return ready.reconstructor(
-            measured,
+            ready.case.measured,
             maps=ready.slices.maps,
             method=method,
             steps=steps,
             samples=samples,
-            noise=noise,
         ).image
 
     return Entry(run, calls=steps * samples, learned=True)
@@ -324,7 +322,7 @@ def _spread(values: list[float], form: str) -> str:
 
 
 def picture(problem: str, folder: Path) -> None:
-    """Every method on the first slice of a problem, and its error below, as bright as a tenth of the image."""
+    """Every method on each kept slice of a problem, and its error below, as bright as a tenth of the image."""
     from matplotlib.figure import Figure
 
     places = sorted(place for place in (folder / problem).glob("*") if place.is_dir())

@@ -22,6 +22,7 @@ from diffkit.medical.model import UNet
 from diffkit.medical.mri import Cartesian, Sense, fft, ifft
 from diffkit.medical.prior import PriorTask, denoiser
 from diffkit.medical.reconstruct import Reconstructor
+from diffkit.medical.slices import noise_level
 
 SIZE, PROCESS = (48, 48), Cosine()
 
@@ -98,6 +99,16 @@ def test_a_prior_of_real_images_sees_no_slow_phase(reconstructor: Reconstructor)
     assert imaginary[False] > 0.4
 
 
+def test_noise_shows_at_high_frequencies() -> None:
+    """The tenth percentile of 3,468 magnitudes, which is right within 3 percent at one deviation of its own."""
+    place = torch.linspace(-3, 3, 48)
+    x = torch.exp(-(place.square() + place[:, None].square())).to(torch.complex64)[None, None]
+    mask = random_lines(48, 1.5, 10, seed=2)
+    y = Sense(Cartesian(mask), loops(12, SIZE)).measure(x, noise=1e-3, seeds=[0])
+    assert noise_level(y) == pytest.approx(1e-3, rel=0.1)
+    assert noise_level(torch.zeros(1, 1, 8, 8, dtype=torch.complex64)) == 0
+
+
 def test_units_do_not_matter(reconstructor: Reconstructor, scan: Any) -> None:
     _, maps, _, y = scan
     one, thousand = (reconstructor(KSpace(scale * y), maps=maps, steps=4).image for scale in (1.0, 1000.0))
@@ -152,7 +163,7 @@ def test_a_warm_start_needs_fewer_calls(reconstructor: Reconstructor, scan: Any)
         ({"steps": 0}, "at least 1"),
         ({"start": 0.0}, "start lies in"),
         ({"maps": torch.zeros(6, 8, 8, dtype=torch.complex64)}, "does not fit"),
-        ({"tv": 0.1, "method": "diffpir"}, "tv couples slices in dds"),
+        ({"tv": 0.1, "method": "diffpir"}, "tv couples slices in plug and dds"),
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str, reconstructor: Reconstructor, scan: Any) -> None:

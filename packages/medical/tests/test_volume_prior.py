@@ -9,7 +9,7 @@ from diffkit.core.inverse import Mask, dds, renoised
 from diffkit.core.process import Cosine
 from diffkit.core.sample import sample
 from diffkit.core.types import expand_as, float64, normal_like
-from diffkit.medical.volume_prior import dds_tv, differences, differences_adjoint
+from diffkit.medical.volume_prior import dds_tv, differences, differences_adjoint, plug_tv
 
 PROCESS = Cosine()
 
@@ -38,6 +38,16 @@ def test_two_slices_are_drawn_together(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, torch.stack([y[0] + move, y[1] - move]), atol=1e-6, rtol=0)
 
 
+def test_plugged_slices_are_drawn_together() -> None:
+    """To the same place, since a prior that takes the stack as it is adds nothing where the run rests."""
+    y = torch.randn(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gap = (y[1] - y[0]) / 2
+    move = gap * (0.4 / gap.abs()).clamp(max=1)
+    solver = plug_tv(Mask(torch.ones(1)), y, noise=0.1, weight=0.4, rho=1.0, iterations=3)
+    found = sample(as_it_is, PROCESS, y, solver=solver, grid=uniform(60, 0.9), seeds=[0, 1])
+    torch.testing.assert_close(found, torch.stack([y[0] + move, y[1] - move]), atol=1e-6, rtol=0)
+
+
 def test_weight_0_leaves_slices_alone() -> None:
     """One iteration solves a mask exactly, of one slice as of all."""
     mask = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5
@@ -48,7 +58,7 @@ def test_weight_0_leaves_slices_alone() -> None:
 
     alone, coupled = (
         sample(denoise, PROCESS, y, solver=solver, grid=uniform(5), seeds=[4, 5, 6])
-        for solver in (renoised(dds(Mask(mask), y), 1.0), dds_tv(Mask(mask), y, weight=0.0))
+        for solver in (renoised(dds(Mask(mask), y)), dds_tv(Mask(mask), y, weight=0.0))
     )
     torch.testing.assert_close(coupled, alone)
 

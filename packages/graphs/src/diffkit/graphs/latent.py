@@ -107,7 +107,7 @@ class LatentDiffusion(nn.Module):
         count: int,
         *,
         width: int = 64,
-        layers: int = 2,
+        layers: int = 3,
         translation: nn.Module | None = None,
         weight: float = 0.1,
         seed: int = 0,

@@ -59,9 +59,9 @@ def propagate(matrix: Tensor, x: Tensor, layers: int) -> Tensor:
     return total / (layers + 1)
 
 
-def table(count: int, width: int) -> nn.Parameter:
-    """Rows of deviation 0.01: what a row says is learnt, and one that nothing teaches says next to nothing."""
-    return nn.Parameter(0.01 * torch.randn(count, width))
+def table(count: int, width: int, deviation: float) -> nn.Parameter:
+    """Rows as training begins."""
+    return nn.Parameter(deviation * torch.randn(count, width))
 
 
 class Fixed(nn.Module):
@@ -79,10 +79,10 @@ class Fixed(nn.Module):
 class LightGCN(nn.Module):
     """Of ``graphs``, each the edges of one relation, or of several that are summed."""
 
-    def __init__(self, graphs: Sequence[Iterable[Tensor]], count: int, width: int = 64, layers: int = 2):
+    def __init__(self, graphs: Sequence[Iterable[Tensor]], count: int, width: int = 64, layers: int = 3):
         super().__init__()
         self.layers = layers
-        self.table = table(count, width)
+        self.table = table(count, width, 0.01)  # a row that nothing teaches says next to nothing
         self.matrices = Fixed(*(adjacency(edges, count) for edges in graphs))
 
     def forward(self, rows: Tensor, graph: int = 0) -> tuple[Tensor, Tensor]:
@@ -98,9 +98,9 @@ class LightGCN(nn.Module):
 class RelationalGCN(nn.Module):
     """h' = relu(h W + sum over relations and directions of the mean of h W_r over neighbours), ``layers`` times."""
 
-    def __init__(self, graphs: Sequence[Mapping[str, Tensor]], count: int, width: int = 64, layers: int = 2):
+    def __init__(self, graphs: Sequence[Mapping[str, Tensor]], count: int, width: int = 64, layers: int = 3):
         super().__init__()
-        self.table = table(count, width)
+        self.table = table(count, width, 0.1)
         self.graphs = nn.ModuleList(
             nn.ModuleList(_mean(way, count) for e in edges.values() for way in (e, e.flip(0)))
             for edges in graphs

@@ -54,7 +54,7 @@ class Biased(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Linked:
-    """Embeddings ``[nodes, width + 1]`` of both ends of a relation, whose products are scores; the last is 1, or a bias.
+    """Embeddings ``[nodes, width + 1]`` of both ends of a relation, whose products are scores; the last is 1 or a bias.
 
     ``valid`` has the metrics of edges that were held out.
 
@@ -90,7 +90,7 @@ def fit(
     *,
     method: str | Callable[..., nn.Module] = "diffusion",
     width: int = 64,
-    layers: int = 2,
+    layers: int = 3,
     steps: int = 200,
     learning_rate: float = 0.05,
     seed: int = 0,

@@ -154,7 +154,7 @@ def reconstruct(
     steps: int = 20,
     samples: int = 1,
     tv: float = 0.0,
-    noise: float = 0.0,
+    noise: float | None = None,
     start: float | None = None,
     seed: int = 0,
     batch_size: int = 4,
@@ -173,11 +173,11 @@ def reconstruct(
         model: A prior: an embedded name, or the folder of a checkpoint; by default mr or ct.
         maps: Coil sensitivities as .npy or .npz, complex [coils, height, width]; estimated by default.
         mask: What was sampled, as .npy or .npz; by default where k-space is not zero.
-        method: plug, dds, diffpir, pigdm, dps or flowchef; by default plug, or dds for several samples or with tv.
+        method: plug, dds, diffpir, pigdm, dps or flowchef; by default plug, or dds for several samples.
         steps: Network calls for each sample.
         samples: Of each slice; their mean is the image.
-        tv: Weight of the total variation from slice to slice, for stacks: dds then samples them together.
-        noise: Standard deviation of a part of k-space, or of a line integral; diffpir and pigdm need it.
+        tv: Weight of the total variation from slice to slice, for stacks: plug and dds then find them together.
+        noise: Standard deviation of a part of k-space, or of a line integral; by default from the data.
         start: Time to begin at: below 1 from the least-squares image; by default the method's.
         seed: Of the noise.
         batch_size: Samples worked on at a time.

@@ -13,7 +13,7 @@ from diffkit.core.inverse.operator import Operator
 from diffkit.core.process import Gaussian
 from diffkit.core.solvers import Sampler, Solver, ddim
 from diffkit.core.types import Denoiser, Guide
-from diffkit.medical.volume_prior import dds_tv
+from diffkit.medical.volume_prior import dds_tv, plug_tv
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,14 @@ STARTS = {"plug": 0.3}
 """The times at which methods begin, where it is not 1."""
 
 
-def in_stacks(denoise: Denoiser, given: Given, *, weight: float) -> tuple[Denoiser, Solver | Sampler]:
-    """DDS of a whole stack of slices, with a total variation of ``weight`` along it."""
+def _plug_tv(denoise: Denoiser, given: Given, *, weight: float) -> tuple[Denoiser, Solver | Sampler]:
+    at = given.eased
+    return denoise, plug_tv(at.operator, at.y, noise=at.noise, weight=weight)
+
+
+def _dds_tv(denoise: Denoiser, given: Given, *, weight: float) -> tuple[Denoiser, Solver | Sampler]:
     return denoise, dds_tv(given.eased.operator, given.eased.y, weight=weight)
+
+
+STACKS: dict[str, Callable[..., tuple[Denoiser, Solver | Sampler]]] = {"plug": _plug_tv, "dds": _dds_tv}
+"""Methods of whole stacks of slices, with a total variation of ``weight`` along them."""

@@ -22,7 +22,7 @@ from diffkit.medical import kspace, sinogram
 from diffkit.medical.arrays import names
 from diffkit.medical.checkpoints import Prior, load
 from diffkit.medical.kspace import KSpace
-from diffkit.medical.methods import METHODS, STARTS, Given, Method, in_stacks
+from diffkit.medical.methods import METHODS, STACKS, STARTS, Given, Method
 from diffkit.medical.sinogram import Sinogram
 from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 
@@ -76,7 +76,7 @@ class Reconstructor:
         steps: int = 20,
         samples: int = 1,
         tv: float = 0.0,
-        noise: float = 0.0,
+        noise: float | None = None,
         start: float | None = None,
         seed: int = 0,
         batch_size: int = 4,
@@ -88,11 +88,12 @@ class Reconstructor:
             measured: k-space, zero where it was not measured; or a sinogram.
             maps: of the coils' sensitivities, as k-space or without slices; estimated (ESPIRiT) by default.
             method: a name of :data:`~diffkit.medical.methods.METHODS`: by default ``plug``, and where a law is to be
-                sampled, as ``samples`` or ``tv`` ask, ``dds``.
+                sampled, as several ``samples`` ask, ``dds``.
             steps: network calls of a sample.
             samples: of each slice.
-            tv: weight of the total variation from slice to slice, by which ``dds`` then samples them together.
-            noise: the standard deviation of a part of k-space, or of a line integral, whatever the sinogram says.
+            tv: weight of the total variation from slice to slice, by which ``plug`` and ``dds`` find them together.
+            noise: the standard deviation of a part of k-space, or of a line integral; by default what high frequencies
+                of k-space show, or what a sinogram says of its photons.
             start: the time to begin at, from the least-squares image where it is below 1; by default the method's.
             seed: of the first sample of the first slice; others count on.
             batch_size: slices that the network sees at a time.
@@ -101,15 +102,17 @@ class Reconstructor:
         ValueError for data that do not fit together or are not the prior's, an unknown method, or k-space too small to
         estimate maps.
         """
-        name = method or ("dds" if tv or samples > 1 else "plug")
+        name = method or ("dds" if samples > 1 else "plug")
         build = lookup(name, METHODS, "method")
         start = STARTS.get(name, 1.0) if start is None else start
         if min(steps, samples, batch_size) < 1 or not 0 < start <= 1:
             raise ValueError("steps, samples and batch_size are at least 1, and start lies in (0, 1].")
         if tv:
-            if name != "dds":
-                raise ValueError(f"tv couples slices in dds, and not in {name}: leave one of them out.")
-            build = partial(in_stacks, weight=tv)
+            if name not in STACKS:
+                raise ValueError(
+                    f"tv couples slices in {' and '.join(STACKS)}, not in {name}: leave one out."
+                )
+            build = partial(STACKS[name], weight=tv)
         slices = self._slices(measured, maps, noise)
         jobs = torch.arange(
             slices.count * samples, device=self.device
@@ -147,7 +150,7 @@ class Reconstructor:
         x = sample(guided, given.process, like, solver=solver, grid=grid, seeds=seeds, **warm)
         return slices.image(x, index)
 
-    def _slices(self, measured: KSpace | Sinogram, maps: Tensor | None, noise: float) -> Slices:
+    def _slices(self, measured: KSpace | Sinogram, maps: Tensor | None, noise: float | None) -> Slices:
         kind, what = ("mr", "k-space") if isinstance(measured, KSpace) else ("ct", "a sinogram")
         if self.prior.kind != kind:
             raise ValueError(

@@ -8,6 +8,7 @@ P^T P weighs frequency f by 1/f, and conjugate gradients crawl. With the square 
 backprojection (R P)^T (R P) is nearly a projection, as it is in MR: six iterations then do what 25 do without.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,11 +49,12 @@ class Slices:
     maps: Tensor | None = None
 
 
-def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: float) -> Slices:
+def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: float | None) -> Slices:
     """Slices of MR, with maps ``[coils, height, width]`` or one of them for each slice; estimated if None.
 
     Where the prior is ``near_real`` the slow phase, which the centre of k-space tells, goes into the maps, and the
-    images get it back. ValueError for maps that do not fit, or k-space too small to estimate them.
+    images get it back. ``noise`` None is estimated. ValueError for maps that do not fit, or k-space too small to
+    estimate them.
     """
     kspace = measured.data
     mask = (kspace != 0).any(0).any(0) if measured.mask is None else measured.mask.to(kspace.device)
@@ -61,6 +63,9 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
     maps = maps.to(kspace).expand(len(kspace), *maps.shape[-3:])
     phase = slow_phase(kspace, maps) if near_real else torch.ones_like(maps[:, :1])
     folded = maps * phase
+    seen = (maps != 0).any(1, keepdim=True)  # elsewhere no data say anything, and there is nothing to see
+
+    noise = noise_level(kspace) if noise is None else noise
 
     def rows(index: Tensor, level: float = 1.0) -> System:
         return System(Sense(Cartesian(mask), folded[index]), kspace[index] / level, noise / level)
@@ -76,9 +81,24 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
         rows=select,
         eased=select,
         guess=least_squares,
-        image=lambda x, index: x * phase[index] * level,
+        image=lambda x, index: x * phase[index] * seen[index] * level,
         maps=maps,
     )
+
+
+def noise_level(kspace: Tensor, *, beyond: float = 0.9) -> float:
+    """The deviation of a part of ``[..., height, width]``, from what is measured ``beyond`` a share of the frequencies.
+
+    A tenth of the magnitudes there are below sqrt(-2 log 0.9) deviations, and of those few have signal.
+    """
+    rows, columns = (
+        (torch.arange(n, device=kspace.device) - n // 2).abs() > beyond * n / 2 for n in kspace.shape[-2:]
+    )
+    outer = kspace[..., rows[:, None] | columns].abs()
+    outer = outer[outer > 0]
+    if not len(outer):
+        return 0.0
+    return float(outer.kthvalue(1 + len(outer) // 10).values) / math.sqrt(-2 * math.log(0.9))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +126,7 @@ _WHITE = 0.5**0.5
 """What :func:`root_ramp` makes of the deviation of white noise: the root of the mean of 2 f."""
 
 
-def of_sinogram(measured: Sinogram, *, noise: float) -> Slices:
+def of_sinogram(measured: Sinogram, *, noise: float | None) -> Slices:
     """Slices of CT, in HU.
 
     Line integrals are all of deviation ``noise``; or, where the photons are known, rows are weighted by theirs, those
@@ -115,12 +135,12 @@ def of_sinogram(measured: Sinogram, *, noise: float) -> Slices:
     data, projector = measured.data, measured.projector
     water = data.new_ones(1, 1, *measured.shape)
     p = data / WATER - projector.A(water)
-    deviation = None if noise else measured.deviation()
+    deviation = measured.deviation() if noise is None else None
     weight = torch.ones_like(data)
     if deviation is not None:
         noise = float(deviation.median())
         weight = (noise / deviation).clamp(max=1)
-    level = noise / WATER
+    level = (noise or 0.0) / WATER
 
     def scaled(mix: Callable[[Tensor], Tensor], y: Tensor, noise: float, norm: float) -> System:
         return System(Mixed(projector, lambda y: mix(y) / norm), mix(y) / norm, noise / norm)
