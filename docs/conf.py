@@ -39,7 +39,7 @@ CODE_OR_MARKUP = re.compile(r"``.+?``|(?::\w+:)?`[^`]+`|[*|\\]|_(?!\w)")
 
 
 def plain(text: str) -> str:
-    """A line of prose as reStructuredText: |x|, a* and x_ mean themselves, `code` is code."""
+    """A line of prose as reStructuredText: |x|, a* and x_ mean themselves, `code` is code, and "* " begins an item."""
 
     def as_rst(found: re.Match[str]) -> str:
         token = found[0]
@@ -47,7 +47,9 @@ def plain(text: str) -> str:
             return token
         return f"`{token}`" if token.startswith("`") else f"\\{token}"
 
-    return CODE_OR_MARKUP.sub(as_rst, text)
+    item = re.match(r" *\* ", text)
+    marker = item[0] if item else ""
+    return marker + CODE_OR_MARKUP.sub(as_rst, text.removeprefix(marker))
 
 
 def indent(line: str) -> int:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from diffkit.core.joint import Joint
 from diffkit.core.process import VP
-from diffkit.graphs.checkpoints import Model
+from diffkit.graphs.checkpoints import GraphModel
 from diffkit.graphs.gdss_model import GDSS
 from diffkit.graphs.gdss_sampling import GDSSSampling
 from diffkit.graphs.population import Population
 
 
-def released(path: Path, population: Population) -> Model:
+def released(path: Path, population: Population) -> GraphModel:
     """The model of ``gdss_NAME.pth`` of a set without labels whose processes are VP.
 
     ValueError for another file.
@@ -45,7 +45,7 @@ def released(path: Path, population: Population) -> Model:
         process = Joint({name: VP(leaf["beta_min"], leaf["beta_max"]) for name, leaf in leaves.items()})
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} holds no networks of GDSS that diffkit has: {error}.") from error
-    return Model(path, network.eval(), population, process, GDSSSampling(), {})
+    return GraphModel(path, network.eval(), population, process, GDSSSampling(), {})
 
 
 def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from solvers import machine
 
 from diffkit.core.files import whole
 from diffkit.graphs import files
-from diffkit.graphs.checkpoints import Model, load
+from diffkit.graphs.checkpoints import GraphModel, load
 from diffkit.graphs.data import split
 from diffkit.graphs.gdss_sampling import GDSSSampling
 from diffkit.graphs.generate import Generator
@@ -147,7 +147,7 @@ def table(found: dict[str, Any], graphs: Path, count: int) -> str:
     return "\n".join([*lines, "", machine("cpu")]) + "\n"
 
 
-def _generator(model: Model) -> Generator:
+def _generator(model: GraphModel) -> Generator:
     return Generator(model, torch.device("cpu"))
 
 
@@ -158,7 +158,7 @@ def _maker(generator: Generator, sampling: Sampling | GDSSSampling) -> Callable[
     return make
 
 
-def _calls(sampling: GDSSSampling, model: Model) -> int:
+def _calls(sampling: GDSSSampling, model: GraphModel) -> int:
     return sampling.plans(model.process)["edges"].nfe
 
 

@@ -81,24 +81,27 @@ def test_bad_requests() -> None:
             classify(graph, *arguments)
     with pytest.raises(ValueError, match=r"no method 'gcn' .*propagation"):
         classify(graph, "person", "club", method="gcn")
+    with pytest.raises(ValueError, match="leave the relation out, or take another method"):
+        classify(graph, "person", "club", relation="knows")
     with pytest.raises(ValueError, match="no relation 'likes'"):
-        classify(graph, "person", "club", relation="likes")
+        classify(graph, "person", "club", relation="likes", method="rgcn")
     with pytest.raises(ValueError, match="'knows' is of person and person, not of place"):
         classify(
             Hetero(graph.nodes, graph.relations, {"place": {"size": ["s", "m", ""]}}),
             "place",
             "size",
+            method="rgcn",
             relation="knows",
         )
     lonely = Hetero({**graph.nodes, "tree": ["t", "u"]}, graph.relations, {"tree": {"leaf": ["x", "y"]}})
     with pytest.raises(ValueError, match="no relation has a tree at an end"):
-        classify(lonely, "tree", "leaf")
+        classify(lonely, "tree", "leaf", method="rgcn")
 
 
 def test_the_command(tmp_path: Path, capsys: Any) -> None:
     folder, out = hetero_files.write(tmp_path / "graph", clubs()), tmp_path / "new.tsv"
     command = ["classify", str(folder), str(out), "--node", "person", "--attribute", "club"]
-    assert main([*command, "--method", "propagation"]) == 0
+    assert main(command) == 0
     assert "24 of 36 nodes in" in capsys.readouterr().out
     header, *rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert header == ["id", "club", "probability"]
@@ -106,7 +109,9 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert all(1 / 3 < float(row[2]) <= 1 for row in rows)
     assert main(command) == 2
     assert "new.tsv exists" in capsys.readouterr().err
-    assert main([*command, "--overwrite", "--steps", "2", "--relation", "meets"]) == 0
+    assert (
+        main([*command, "--overwrite", "--steps", "2", "--method", "diffusion", "--relation", "meets"]) == 0
+    )
     assert main([*command[:-1], "town", "--overwrite"]) == 2
     assert "the attribute of persons are club, pet" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--steps", "0"]) == 2

@@ -63,7 +63,8 @@ def test_knobs_and_sizes(folder: Path) -> None:
 def exact(network: nn.Module, population: Population) -> Generator:
     process = population.process()
     return Generator(
-        checkpoints.Model(Path("exact"), network, population, process, Sampling(), {}), torch.device("cpu")
+        checkpoints.GraphModel(Path("exact"), network, population, process, Sampling(), {}),
+        torch.device("cpu"),
     )
 
 

@@ -20,7 +20,7 @@ TASK = "graphs"
 
 
 @dataclass(frozen=True)
-class Model:
+class GraphModel:
     """A loaded checkpoint from ``folder``; ``config`` is the whole ``config.json``."""
 
     folder: Path
@@ -44,7 +44,7 @@ def save(folder: str | Path, task: Any, card: str, sampling: Sampling | GDSSSamp
     return checkpoint.save(folder, task.network, config, card)
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> GraphModel:
     """A checkpoint by embedded name or by folder, in evaluation mode on ``device``.
 
     Raises:
@@ -60,7 +60,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Model:
     except KeyError as error:
         raise checkpoint.CheckpointError(f"{folder}/config.json lacks {error}.") from error
     network = checkpoint.load_weights(folder, network, device=device)
-    return Model(folder, network, population, process, sampling, config)
+    return GraphModel(folder, network, population, process, sampling, config)
 
 
 def _process(config: dict[str, Any], population: Population) -> Joint:

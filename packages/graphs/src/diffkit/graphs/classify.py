@@ -40,7 +40,7 @@ def classify(
     kind: str,
     attribute: str,
     *,
-    method: str = "diffusion",
+    method: str = PROPAGATION,
     relation: str | None = None,
     **options: object,
 ) -> Classified:
@@ -56,6 +56,10 @@ def classify(
     classes, labels = labelled(graph, kind, attribute)
     lookup(method, {**METHODS, PROPAGATION: None}, "method")
     if method == PROPAGATION:
+        if relation is not None:
+            raise ValueError(
+                "propagation goes along all relations: leave the relation out, or take another method."
+            )
         return Classified(classes, propagated(graph, kind, labels))
     name = _busiest(graph, kind) if relation is None else relation
     of = graph.relation(name)

@@ -220,7 +220,7 @@ def classify(
     out: Path,
     node: str | None = None,
     attribute: str | None = None,
-    method: str = "diffusion",
+    method: str = "propagation",
     relation: str | None = None,
     steps: int = 200,
     seed: int = 0,
@@ -236,10 +236,10 @@ def classify(
         out: The table, a .tsv file.
         node: The kind of nodes, where several have attributes.
         attribute: What of them is to be known, where they have several.
-        method: propagation, diffusion, lightgcn or rgcn.
-        relation: Whose embeddings are taken; by default that of most edges at the kind.
-        steps: Of training.
-        seed: Of training.
+        method: propagation along all relations, or a linear head on what diffusion, lightgcn or rgcn learns.
+        relation: Whose embeddings are learnt; by default that of most edges at the kind.
+        steps: Of learning.
+        seed: Of learning.
         device: cpu, or cuda.
         overwrite: Replace a file that exists.
     """

@@ -13,7 +13,7 @@ from diffkit.graphs.graph import Batch
 from diffkit.graphs.sampling import Watched
 
 if TYPE_CHECKING:
-    from diffkit.graphs.checkpoints import Model
+    from diffkit.graphs.checkpoints import GraphModel
 
 CORRECTED = {solver.__name__: solver for solver in (s4, reverse_diffusion)}
 """Methods with Langevin steps."""
@@ -59,7 +59,7 @@ class GDSSSampling:
         """The method's tables, by leaf."""
         return {name: self.solver(leaf, uniform(self.steps)) for name, leaf in gaussian(process).items()}
 
-    def run(self, model: "Model", batch: Batch, draw: Draw) -> Batch:
+    def run(self, model: "GraphModel", batch: Batch, draw: Draw) -> Batch:
         """Graphs of the nodes and the classes that ``batch`` has. FloatingPointError as :class:`Watched` says."""
         features = model.network.features
         x = draw(-1, state(batch, features))

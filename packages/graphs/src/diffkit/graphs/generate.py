@@ -57,7 +57,7 @@ def _padded(leaf: Tensor, most: int) -> Tensor:
 class Generator:
     """A graph model that is ready to use; :meth:`from_pretrained` makes one."""
 
-    def __init__(self, model: checkpoints.Model, device: torch.device, *, bf16: bool = False) -> None:
+    def __init__(self, model: checkpoints.GraphModel, device: torch.device, *, bf16: bool = False) -> None:
         self.model, self.device, self.bf16 = model, device, bf16
 
     @classmethod

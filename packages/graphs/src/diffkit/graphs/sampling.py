@@ -16,7 +16,7 @@ from diffkit.core.types import Denoiser, Draw, lookup
 from diffkit.graphs.graph import Batch
 
 if TYPE_CHECKING:
-    from diffkit.graphs.checkpoints import Model
+    from diffkit.graphs.checkpoints import GraphModel
 
 
 _Sampling = TypeVar("_Sampling")
@@ -80,7 +80,7 @@ class Sampling:
         """The times, from 1 to 0."""
         return distort(uniform(self.steps), self.distortion)
 
-    def run(self, model: "Model", batch: Batch, draw: Draw) -> Batch:
+    def run(self, model: "GraphModel", batch: Batch, draw: Draw) -> Batch:
         """Graphs of the nodes that ``batch`` has. FloatingPointError as :class:`Watched` says."""
         from diffkit.graphs.task import denoiser, state
 
