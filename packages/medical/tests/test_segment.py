@@ -27,7 +27,7 @@ from diffkit.medical.segment_metrics import calibration
 from diffkit.medical.segment_report import judge
 from diffkit.medical.segment_task import SegmentTask, log_probability, state
 from diffkit.medical.volume import Volume
-from diffkit.medical.volumetric import Plain, VolumeUNet
+from diffkit.medical.volumetric import Volumetric
 
 SPEC: dict[str, Any] = {
     "channels": ["map"],
@@ -45,30 +45,28 @@ def chances(image: Tensor) -> Tensor:
 
 
 class Exact(nn.Module):
-    """The posterior of independent voxels, by Bayes' rule for each noise."""
+    """What the image says of each class of ``noise``, the first three of which exist: voxels are independent."""
 
     def __init__(self, noise: Any) -> None:
         super().__init__()
-        self.noise, self.unused = noise, nn.Parameter(torch.zeros(1))
+        self.size = noise.size if isinstance(noise, Categorical) else 3
+        self.unused = nn.Parameter(torch.zeros(1))
 
-    def forward(self, seen: Tensor, t: Tensor) -> Tensor:
-        logits = chances(seen[:, 0]).log()
-        if self.noise is None:
-            return logits.movedim(-1, 1)
-        t = t.reshape(-1, 1, 1, 1, 1)
-        x = seen[:, 1:].movedim(1, -1)
-        if isinstance(self.noise, Categorical):
-            keep = self.noise.alpha(t).float()
-            likelihood = keep * x[..., :3] + (1 - keep) * (x * self.noise.weights.to(x)).sum(-1, keepdim=True)
-            logits = F.pad(logits + likelihood.clamp(min=1e-9).log(), (0, self.noise.size - 3))
-        else:
-            a, s = 1 - t, t
-            logits = logits + 2 * a * x * torch.hypot(a, s) / s.square().clamp(min=1e-9)
-        return logits.movedim(-1, 1)
+    def forward(self, seen: Tensor) -> Tensor:
+        return F.pad(chances(seen[:, 0]).log(), (0, self.size - 3), value=-30.0).movedim(-1, 1)
 
 
 def segmenter(noise: Any, shift: float = 1.0) -> Segmenter:
-    return Segmenter(SegmentModel(Path("exact"), Exact(noise), noise, shift, SPEC, "none"))
+    return Segmenter(
+        SegmentModel(
+            Path("exact"),
+            Exact(noise),
+            noise,
+            shift,
+            SPEC,
+            "none",
+        )
+    )
 
 
 def ramp(*shape: int) -> Tensor:
@@ -78,7 +76,7 @@ def ramp(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("noise", NOISES.values(), ids=list(NOISES))
 def test_masks_have_the_law_of_the_truth(noise: Any) -> None:
-    """The denoiser is exact, so that the mean of the samples is the law of the classes, however it was reached.
+    """With a network that is exact the mean of the samples is the law of the classes, however it was reached.
 
     With n samples of v voxels of a plane the mean is off by at most 1/2/sqrt(n v) times a few: here 0.01 times 4.
     """
@@ -204,7 +202,7 @@ def test_trains_and_comes_back(noise: Any, tmp_path: Path) -> None:
     """A run of some steps lowers the loss; its checkpoint gives what its network gave; the report takes it."""
     torch.manual_seed(0)
     size = noise.size if isinstance(noise, Categorical) else 3
-    network = VolumeUNet(1 + (noise is not None) * size, size, (8, 16), (0, 1))
+    network = Volumetric(1 + (noise is not None) * size, size, width=4)
     task = SegmentTask(network, noise, dice=0.5, shift=3.0, learning_rate=0.01, warmup=1)
     data = Balls(items=16)
     data.setup()
@@ -251,30 +249,29 @@ def test_the_loss_of_the_exact_network_is_the_entropy_that_is_left() -> None:
     assert float(task.loss((image, label))["loss"].detach()) == pytest.approx(float(entropy), abs=0.02)
 
 
-class Stub(VolumeUNet):
-    def __init__(self, inner: Callable[[Tensor, Tensor], Tensor], inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, (8,), (0,))
-        self.inner = inner
+class Stub(Volumetric):
+    def __init__(self, exact: Callable[[Tensor], Tensor], inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, width=2)
+        self.exact = exact
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.inner(x, t)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.exact(x)
 
 
 def test_a_network_of_other_classes() -> None:
-    task = SegmentTask(VolumeUNet(4, 4, (8,), (0,)), RectifiedFlow())
+    task = SegmentTask(Volumetric(4, 4, width=2), RectifiedFlow())
     with pytest.raises(
         ValueError, match=r"1 channels and 3 classes need 4 inputs and 3 outputs .* not 4 and 4"
     ):
         task.check(SPEC)
-    deep = VolumeUNet(4, 3, (8,) * 6, (0,) * 6)
-    with pytest.raises(ValueError, match="multiples of 32"):
-        SegmentTask(deep, RectifiedFlow()).check(SPEC)
-    SegmentTask(VolumeUNet(5, 4, (8,), (0,)), Absorbing(4)).check(SPEC)
-    SegmentTask(VolumeUNet(1, 3, (8,), (0,))).check(SPEC)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        SegmentTask(Volumetric(4, 3, width=2), RectifiedFlow()).check({**SPEC, "size": [16, 16, 20]})
+    SegmentTask(Volumetric(5, 4, width=2), Absorbing(4)).check(SPEC)
+    SegmentTask(Volumetric(1, 3, width=2)).check(SPEC)
 
 
 def test_a_checkpoint_that_is_no_segmenter(tmp_path: Path) -> None:
-    task = SimpleNamespace(network=VolumeUNet(1, 3, (8,), (0,)), process=None, shift=1.0)
+    task = SimpleNamespace(network=Volumetric(1, 3, width=2), process=None, shift=1.0)
     folder = checkpoints.save_segmenter(tmp_path / "model", task, "card", Balls())
     with pytest.raises(CheckpointError, match="not a prior"):
         checkpoints.load(folder)
@@ -284,42 +281,34 @@ def test_a_checkpoint_that_is_no_segmenter(tmp_path: Path) -> None:
         checkpoints.load_segmenter(folder)
 
 
-@pytest.mark.parametrize("kind", ["time", "unet", "segresnet"])
+@pytest.mark.parametrize("kind", ["unet", "segresnet"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_networks(kind: Any, dims: int) -> None:
     torch.manual_seed(0)
-    network = (
-        VolumeUNet(2, 3, (8, 16), (1, 1), dims) if kind == "time" else Plain(2, 3, kind, width=8, dims=dims)
-    ).eval()
-    if isinstance(network, VolumeUNet):
-        for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.1)
-    x, t = torch.randn(2, 2, 16, 16, 16), torch.tensor([0.2, 0.7])
+    network = Volumetric(2, 3, kind, width=8, dims=dims).eval()
+    x = torch.randn(2, 2, 16, 16, 16)
     with torch.no_grad():
-        out = network(x, t)
+        out = network(x)
         assert out.shape == (2, 3, 16, 16, 16)
-        torch.testing.assert_close(network(x[1:], t[1:]), out[1:], atol=1e-5, rtol=1e-4)
-        assert torch.equal(network(x, 1 - t), out) == (kind != "time")
+        torch.testing.assert_close(network(x[1:]), out[1:], atol=1e-5, rtol=1e-4)
         x[..., 3] += 1
-        changed = (network(x, t) - out).abs().amax((0, 1, 2, 3)) > 1e-6
+        changed = (network(x) - out).abs().amax((0, 1, 2, 3)) > 1e-6
     assert changed[3]
     assert changed.sum() == 1 if dims == 2 else changed[2]
-    rebuilt = type(network)(**network.arguments)
+    rebuilt = Volumetric(**network.arguments)
     assert rebuilt.state_dict().keys() == network.state_dict().keys()
 
 
 def test_networks_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="2 or 3 dimensions"):
-        VolumeUNet(1, 2, dims=4)
-    with pytest.raises(ValueError, match="2 widths need"):
-        VolumeUNet(1, 2, (8, 16), (1,))
+        Volumetric(1, 2, dims=4)
     with pytest.raises(ValueError, match="no network 'vnet'"):
-        Plain(1, 2, "vnet")  # pyright: ignore[reportArgumentType]
+        Volumetric(1, 2, "vnet")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    task = SimpleNamespace(network=VolumeUNet(4, 3, (8, 16), (0, 1)), process=RectifiedFlow(), shift=3.0)
+    task = SimpleNamespace(network=Volumetric(4, 3, width=2), process=RectifiedFlow(), shift=3.0)
     model = str(checkpoints.save_segmenter(tmp_path / "model", task, "card", Balls()))
     image, out = tmp_path / "ct.nii.gz", tmp_path / "found.nii.gz"
     volume.write(image, head())

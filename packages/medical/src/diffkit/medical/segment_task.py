@@ -7,8 +7,19 @@ noise; and these are the denoiser, with nothing left to convert:
 * of a Gaussian process on x0 = 2 onehot - 1 (analog bits, Chen et al. 2022, 2208.04202), E[x0 | x_t] = 2p - 1;
 * of a categorical one on the mask itself, E[x0 | x_t] = p.
 
-Image and mask enter as channels: Wu et al. 2022 (2211.00611), and in 3D Dong and Gong 2024 for PET and CT. Without
-a process the network sees the image alone, and is a plain segmenter in every other respect the same.
+Image and mask enter as channels: Wu et al. 2022 (2211.00611), and in 3D Dong and Gong 2024 for PET and CT. But a noisy
+mask enters as what each voxel of it says of its own class, the posterior under equal chances, softmax(e) of
+
+    e_k = log q(x_t | x0 = k),
+
+which is silent at t = 1, where the network then is a plain segmenter, and shouts at t = 0; fed x_t itself it sees the
+more noise the less that means. And by Bayes' rule, noise being independent between voxels,
+
+    p(x0 = k | image, x_t) ~ p(x0 = k | image, x_t elsewhere) q(x_t | x0 = k),
+
+so that e is added to the logits: what a voxel says of itself is exact, and the network learns what others say of it.
+It is not told the time, which the size of e shows.
+Without a process the network sees the image alone, and is a plain segmenter in every other respect the same.
 
 A mask of many voxels that agree with their neighbours can be read under strong noise, so what the image must decide is
 decided near t = 1. Times of a uniform u are therefore shift(u, mu) (Esser et al. 2024, 2403.03206, eq. 23), in training
@@ -21,9 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffkit.core.categorical import Categorical, cross_entropy, log_softmax
+from diffkit.core.categorical import Categorical, cross_entropy
 from diffkit.core.grid import shift
-from diffkit.core.predict import Preconditioned
 from diffkit.core.process import Gaussian
 from diffkit.core.train import Task
 from diffkit.core.train.loss import uniform_times
@@ -39,6 +49,17 @@ def state(process: Noise, onehot: Tensor) -> Tensor:
     return 2 * onehot - 1 if isinstance(process, Gaussian) else onehot
 
 
+def evidence(process: Gaussian | Categorical, x: Tensor, t: Tensor) -> Tensor:
+    """log q(x_t = ``x`` | x0 = k) for every class k but for a constant, ``[..., K]`` of at most 100 in size."""
+    if isinstance(process, Categorical):
+        return process.backward(x, torch.zeros_like(t), t).clamp(min=1e-37).log()
+    logits = expand_as(2 * process.a(t) / process.s(t).square().clamp(min=1e-12), x) * x
+    return logits.clamp(-_CERTAIN, _CERTAIN)
+
+
+_CERTAIN = 100.0  # nats, in which float32 still tells logits apart
+
+
 def log_probability(network: nn.Module, process: Noise, image: Tensor, x: Tensor | None, t: Tensor) -> Tensor:
     """The logarithms of the probabilities of the classes, ``[batch, x, y, z, K]``, at least in float32.
 
@@ -46,16 +67,12 @@ def log_probability(network: nn.Module, process: Noise, image: Tensor, x: Tensor
     A plain segmenter (``process`` None) takes no notice of both.
     """
     t = float64(t)
-    seen = image
-    if x is not None and process is not None:
-        if isinstance(process, Gaussian):
-            x = expand_as(Preconditioned(1.0).scale(process, t), x) * x  # of unit variance
-        seen = torch.cat([image, x.movedim(-1, 1)], 1)
-    logits = network(seen, t.to(seen.dtype).expand(len(image))).movedim(1, -1)
-    if isinstance(process, Categorical):
-        assert x is not None
-        return log_softmax(process, logits, x, t)
-    return logits.float().log_softmax(-1)
+    if x is None or process is None:
+        return network(image).movedim(1, -1).float().log_softmax(-1)
+    own = evidence(process, x.float(), t)
+    said = own.softmax(-1) * own.shape[-1] - 1
+    seen = torch.cat([image, said.movedim(-1, 1).to(image)], 1)
+    return (network(seen).movedim(1, -1).float() + own).log_softmax(-1)
 
 
 class SegmentTask(Task):
