@@ -7,8 +7,9 @@ tells of it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -142,6 +143,8 @@ class PlaneData(EpochData):
         num_workers: processes that cut.
         seed: of the planes.
         tilt, turn, depth, shift: see :class:`Planes`.
+        noise: the deviation of the noise of a noisy scan, in units of the prior, by its path in ``folder``; it is
+            taken away before cutting, as a prior draws and keeps whatever noise it was trained on.
     """
 
     def __init__(
@@ -160,8 +163,10 @@ class PlaneData(EpochData):
         turn: float = 12.0,
         depth: tuple[float, float] = (0.3, 0.9),
         shift: float = 8.0,
+        noise: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.noise = dict(noise)
         self.folder, self.patterns = Path(folder), {"train": train, "valid": valid}
         self.kind: Literal["mr", "ct"] = kind
         self.items = items
@@ -189,8 +194,27 @@ class PlaneData(EpochData):
                 f"{self.folder} holds nothing like {', '.join(self.patterns[part])}: build it with "
                 "`diffkit-medical data`."
             )
-        volumes = (read(path, slices=8).oriented("RAS") for path in paths)
-        return [Head(in_units(volume.data[0].float(), self.kind), volume.spacing) for volume in volumes]
+        return [self._head(path) for path in paths]
+
+    def _head(self, path: Path) -> Head:
+        volume = read(path, slices=8).oriented("RAS")
+        values = in_units(volume.data[0].float(), self.kind)
+        if noise := self.noise.get(path.relative_to(self.folder).as_posix()):
+            values = denoised(values, noise)
+        return Head(values, volume.spacing)
+
+
+def denoised(magnitude: Tensor, noise: float) -> Tensor:
+    """A volume of magnitudes ``[x, y, z]`` without its Rician noise, of deviation ``noise`` in either part.
+
+    Non-local means (Buades et al. 2005), and the floor of magnitudes, E m^2 = a^2 + 2 noise^2, taken away.
+    """
+    from skimage.restoration import denoise_nl_means
+
+    means = denoise_nl_means(
+        magnitude.numpy(), patch_size=3, patch_distance=3, h=0.5 * noise, sigma=noise, fast_mode=True
+    )
+    return torch.from_numpy((means**2 - 2 * noise**2).clip(min=0) ** 0.5).to(magnitude)
 
 
 def in_units(values: Tensor, kind: Literal["mr", "ct"]) -> Tensor:
