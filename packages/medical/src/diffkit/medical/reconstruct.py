@@ -142,7 +142,8 @@ class Reconstructor:
         self, denoise: Denoiser, build: Method, slices: Slices, index: Tensor, grid: Grid, seeds: list[int]
     ) -> Tensor:
         given = Given(slices.rows(index), slices.eased(index), self.prior.process)
-        guided, solver = build(denoise, given)
+        seen = 1.0 if slices.seen is None else slices.seen[index]
+        guided, solver = build(lambda x, t: seen * denoise(x, t), given)
         warm: dict[str, Any] = {}
         if float(grid[0]) < 1:
             warm = {"y": slices.guess(given.eased)}

@@ -39,6 +39,7 @@ class Slices:
         guess: a first image, for a warm start, from what is eased.
         image: ``(x, index)`` to the images in units of the modality, ``[batch, 1, height, width]``.
         maps: of coils.
+        seen: 1 where they see anything, ``[count, 1, height, width]``, and else 0, as the image then is.
     """
 
     count: int
@@ -47,6 +48,7 @@ class Slices:
     guess: Callable[[System], Tensor]
     image: Callable[[Tensor, Tensor], Tensor]
     maps: Tensor | None = None
+    seen: Tensor | None = None
 
 
 def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: float | None) -> Slices:
@@ -63,7 +65,7 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
     maps = maps.to(kspace).expand(len(kspace), *maps.shape[-3:])
     phase = slow_phase(kspace, maps) if near_real else torch.ones_like(maps[:, :1])
     folded = maps * phase
-    seen = (maps != 0).any(1, keepdim=True)  # elsewhere no data say anything, and there is nothing to see
+    seen = (maps != 0).any(1, keepdim=True).float()
 
     noise = noise_level(kspace) if noise is None else noise
 
@@ -83,6 +85,7 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
         guess=least_squares,
         image=lambda x, index: x * phase[index] * seen[index] * level,
         maps=maps,
+        seen=seen,
     )
 
 
