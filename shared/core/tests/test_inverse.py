@@ -248,6 +248,23 @@ class TestProjection:
             mean = p.a(grid[-1]) * solve(A, A.A_adjoint(Y), noise**2 / spread)
             torch.testing.assert_close(out, mean, atol=2e-3, rtol=0)
 
+    def test_momentum_rests_at_the_same_point_and_sooner(self) -> None:
+        at = torch.tensor(0.2, dtype=torch.float64)
+        p, sigma = VP(), float(VP().s(at) / VP().a(at))
+        prior = normal(p, torch.zeros_like(X0), 9 * sigma**2)  # a step leaves 0.9 of what was not measured
+        guided = diffpir(A, Y, p, noise=0.3, scale=1.0)(prior)
+
+        def run(steps: int, momentum: float) -> Tensor:
+            grid = uniform(steps, 0.2, 0.1999)
+            return sample(guided, p, X0, solver=plug(momentum), grid=grid, seeds=[1, 2, 3])
+
+        rest = run(400, 0.0)
+        torch.testing.assert_close(run(400, 0.5), rest, atol=1e-3, rtol=0)
+        slow, fast = (float((run(9, momentum) - rest).norm()) for momentum in (0.0, 0.5))
+        assert fast < 0.5 * slow  # of 0.9^8 and 0.75^8, but for the constants
+        with pytest.raises(ValueError, match=r"momentum lies in \[0, 1\)"):
+            plug(1.0)
+
     @pytest.mark.parametrize(("eta", "std"), [(0.0, 0.5), (0.55, 0.478), (0.85, 0.436), (1.0, 0.353)])
     def test_a_constant_share_of_fresh_noise_narrows_the_law(self, eta: float, std: float) -> None:
         """Its limit on normal data of deviation .5, where that of ancestral steps is .5."""

@@ -68,10 +68,11 @@ def plug_tv(
     weight: float,
     rho: float = 0.05,
     iterations: int = 6,
+    momentum: float = 0.0,
 ) -> Sampler:
     """:func:`~diffkit.core.inverse.plug.plug` of one stack, with arguments as of :func:`dds_tv`.
 
-    ``noise`` is the standard deviation of a part of the measurements.
+    ``noise`` is the standard deviation of a part of the measurements, ``momentum`` that of ``plug``.
     """
     finite(weight, "the weight of the total variation", low=0.0)
     positive(rho, "rho")
@@ -81,7 +82,7 @@ def plug_tv(
             return expand_as(noise**2 * (2 * process.lam(float64(t))).exp(), x)
 
         guide = _coupled(operator, measurement, rho * (weight > 0), weight / rho, iterations, ridge)
-        return integrate(guide(denoise), x, plug()(process, grid), draw=draw)
+        return integrate(guide(denoise), x, plug(momentum)(process, grid), draw=draw)
 
     return sampler
 
