@@ -20,6 +20,7 @@ from diffkit.medical.covariate import (
     covariate,
 )
 from diffkit.medical.deform import FACTORS, Growth
+from diffkit.medical.model import UNet
 from diffkit.medical.planes import Head
 from diffkit.medical.volume import Volume
 from diffkit.medical.volumetry import VENTRICLES
@@ -73,6 +74,22 @@ def test_heads_without_growth_are_unknown() -> None:
     plane, c = GrowingPlanes([head()], [None], size=32)[0]
     assert plane.shape == (1, 32, 32)
     assert math.isnan(float(c))
+
+
+def test_a_prior_is_adopted() -> None:
+    """It begins as the prior of a complex slice that is real and whose imaginary part is not noisy, whatever c."""
+    torch.manual_seed(0)
+    prior, found = UNet(2, (8, 16), attention=False), CovariateUNet(widths=(8, 16))
+    for parameter in prior.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    found.adopt(prior)
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        wanted = prior(torch.cat([x, torch.zeros_like(x)], 1), t)[:, :1]
+        for c in (torch.tensor([0.5, -1.0]), torch.tensor([UNKNOWN, 2.0])):
+            torch.testing.assert_close(found(x, t, c), wanted)
+    with pytest.raises(ValueError, match="other widths"):
+        CovariateUNet(widths=(16, 16)).adopt(prior)
 
 
 def network() -> CovariateUNet:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffkit.core.train import EpochData
+from diffkit.medical.checkpoints import load
 from diffkit.medical.deform import FACTORS, Growth
 from diffkit.medical.model import UNet
-from diffkit.medical.planes import Head, Planes, in_units
+from diffkit.medical.planes import Head, Planes, in_units, matching
 from diffkit.medical.prior import PriorTask
 from diffkit.medical.volume import read
 from diffkit.medical.volumetry import ventricles
@@ -63,6 +64,17 @@ class CovariateUNet(UNet):
         blocks = self.body(F.pixel_unshuffle(x, self.block), 1000 * t, class_labels=c)
         return F.pixel_shuffle(blocks, self.block)
 
+    def adopt(self, prior: nn.Module) -> None:
+        """Become ``prior`` without its further channels, deaf to the covariate; ValueError for other widths."""
+        own, theirs = self.state_dict(), prior.state_dict()
+        for name, value in own.items():
+            if name.startswith("body.class_embedding."):
+                value.mul_(0 if ".2." in name else 1)
+                continue
+            if name not in theirs or any(a > b for a, b in zip(value.shape, theirs[name].shape, strict=True)):
+                raise ValueError(f"the prior's network is of other widths: its {name} does not fit.")
+            value.copy_(theirs[name][tuple(slice(n) for n in value.shape)])
+
 
 class _Embedding(nn.Module):
     def __init__(self, width: int) -> None:
@@ -80,13 +92,20 @@ class CovariateTask(PriorTask):
     Args:
         network: ``(x, t, c) -> F``.
         dropout: the share of planes whose covariate is not told.
+        adopt: a prior of complex slices, by name or folder, of the same widths, ``process`` and ``sigma_data``, as
+            whose real part training starts: what a head looks like is then known, and how c shows is left to learn.
         process, sigma_data, t_min, focus, init, learning_rate, weight_decay, warmup: of
             :class:`~diffkit.medical.prior.PriorTask`.
     """
 
-    def __init__(self, network: nn.Module, *, dropout: float = 0.1, **options: Any) -> None:
+    def __init__(
+        self, network: nn.Module, *, dropout: float = 0.1, adopt: str | None = None, **options: Any
+    ) -> None:
         super().__init__(network, **options)
         self.dropout = dropout
+        if adopt is not None:
+            assert isinstance(network, CovariateUNet)
+            network.adopt(load(adopt).network)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         x0, c = batch
@@ -166,11 +185,7 @@ class GrowthData(EpochData):
         atlas = read(self.folder / self.atlas)
         found: dict[str, list[tuple[Head, Growth | None]]] = {}
         for part, patterns in self.patterns.items():
-            paths = [path for pattern in patterns for path in sorted(self.folder.glob(pattern))]
-            if patterns and not paths:
-                raise ValueError(
-                    f"{self.folder} holds nothing like {', '.join(patterns)}: build it with `diffkit-medical data`."
-                )
+            paths = matching(self.folder, patterns) if patterns else []
             volumes = [read(path, slices=8).oriented("RAS") for path in paths]
             found[part] = [
                 (
