@@ -198,15 +198,16 @@ def methods(problem: str) -> dict[str, Entry]:
             "zero-filled": Entry(without_learning_mr(zero_filled)),
             "CG-SENSE": Entry(without_learning_mr(cg_sense)),
             "L1-wavelet": Entry(without_learning_mr(l1_wavelet), (3e-4, 1e-3, 3e-3, 1e-2)),
-            "TV": Entry(without_learning_mr(tv), (3e-4, 1e-3, 3e-3, 1e-2)),
+            "TV": Entry(without_learning_mr(tv), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
         }
     else:
         plain = {
             "FBP, Hann": Entry(without_learning_ct(lambda p, y: fbp(p, y, window="hann"))),
             "SART": Entry(without_learning_ct(sart)),
-            "TV": Entry(without_learning_ct(tv), (0.01, 0.03, 0.1, 0.3)),
+            "TV": Entry(without_learning_ct(tv), (0.01, 0.03, 0.1, 0.3, 1.0)),
         }
-    return {**plain, **{f"`{name}`": ours(name) for name in METHODS}, **theirs()}
+    published = {"`dps` as published": ours("dps", 1000)} if problem in ("mr-4x", "ct-20") else {}
+    return {**plain, **{f"`{name}`": ours(name) for name in METHODS}, **published, **theirs()}
 
 
 class Store:

@@ -69,7 +69,7 @@ def test_units() -> None:
 
 
 def test_noise_is_taken_away_and_edges_stay() -> None:
-    """A ball in air by two channels of noise: a fifth of it is left inside, nothing in the air, and the edge is sharp."""
+    """A ball in air, with noise: a fifth of it is left inside, none in the air, and the edge is sharp."""
     axis = torch.arange(32.0) - 16
     radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
     clean = 0.8 * (radius < 10).float()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.image import imread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from diffkit.core.types import expand_as
 from diffkit.medical import volume
 from diffkit.medical.checkpoints import Prior
 from diffkit.medical.cli import main
+from diffkit.medical.picture import series
 from diffkit.medical.progress import Progressor
 from diffkit.medical.volume import Volume
 
@@ -235,3 +237,12 @@ def test_command_refuses(files: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*call[:2], str(files / "out.png")]) == 2
     assert "written as .nii.gz" in capsys.readouterr().err
     assert not list(files.glob("*out*"))
+
+
+def test_a_series_shows_the_front_above_and_the_right_on_the_left(tmp_path: Path) -> None:
+    corner = torch.zeros(1, SIDE, SIDE, HEIGHT)
+    corner[:, :20, 20:] = 1  # right and front: the axes run to the left, the front and the top
+    series({"": head().holding(corner)}, [""], tmp_path / "series.png")
+    dark = (torch.from_numpy(imread(tmp_path / "series.png"))[..., 0] < 0.5).nonzero().float()
+    middle = (dark.amin(0) + dark.amax(0)) / 2
+    assert (dark.mean(0) > middle).all()  # what is bright is as white as the page

@@ -176,8 +176,7 @@ class Balls(SegmentData):
     channels, kinds, classes = ("map",), ("ct",), ("background", "one", "two")
 
     def __init__(self, folder: str = "", items: int = 8, batch_size: int = 2) -> None:
-        super().__init__(spacing=2.0, size=(16, 16, 16), batch_size=batch_size, num_workers=0, seed=0)
-        self.items = items
+        super().__init__(folder, size=(16, 16, 16), batch_size=batch_size, items=items, num_workers=0)
 
     def setup(self, stage: str | None = None) -> None:
         self.train_set = self.valid_set = Draws(self.ball, items=self.items, seed=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -28,12 +28,14 @@ class Case(NamedTuple):
     truth: Volume
 
 
+Draw: TypeAlias = Callable[[np.random.Generator], tuple[Tensor, Tensor]]
+"""A crop and its labels from a generator."""
+
+
 class Draws(Dataset[tuple[Tensor, Tensor]]):
     """``items`` of what ``draw`` makes from a generator: item i is a function of ``seed`` and i alone."""
 
-    def __init__(
-        self, draw: Callable[[np.random.Generator], tuple[Tensor, Tensor]], *, items: int, seed: int
-    ) -> None:
+    def __init__(self, draw: Draw, *, items: int, seed: int) -> None:
         self.draw, self.items, self.seed = draw, items, seed
 
     def __len__(self) -> int:
@@ -49,8 +51,10 @@ class SegmentData(EpochData):
     Images are in the units of :mod:`~diffkit.medical.preprocess`, and axes are in the order of RAS.
 
     Args:
+        folder: of the data.
         spacing: of a voxel, mm.
         size: voxels of a crop.
+        items: crops of an epoch; 32 others are seen at every validation.
         batch_size, num_workers, seed: of :class:`~diffkit.core.train.EpochData`.
     """
 
@@ -59,11 +63,25 @@ class SegmentData(EpochData):
     classes: tuple[str, ...]
 
     def __init__(
-        self, *, spacing: float, size: tuple[int, int, int], batch_size: int, num_workers: int, seed: int
+        self,
+        folder: str,
+        *,
+        spacing: float = 2.0,
+        size: tuple[int, int, int] = (64, 64, 32),
+        batch_size: int = 2,
+        items: int = 2000,
+        num_workers: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         x, y, z = size
+        self.folder, self.items = Path(folder), items
         self.spacing, self.size = spacing, (x, y, z)
+
+    def draw(self, train: Draw, valid: Draw) -> None:
+        """Make the two sets, of crops that ``train`` and ``valid`` draw."""
+        self.train_set = Draws(train, items=self.items, seed=self.seed)
+        self.valid_set = Draws(valid, items=32, seed=self.seed + 1)
 
     def spec(self) -> dict[str, Any]:
         """What a checkpoint remembers to see a new image alike: see :mod:`~diffkit.medical.preprocess`."""

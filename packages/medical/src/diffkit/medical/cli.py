@@ -8,6 +8,7 @@ from json import dumps
 from pathlib import Path
 
 from diffkit.core.cli import Raw, progress, run
+from diffkit.core.commands import models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "train": Raw(
                 train, "Train a prior, or `train tissue`; `train --help` shows what a config can say."
             ),
+            "models": models("diffkit.medical.checkpoints"),
         },
         prog="diffkit-medical",
         version=metadata.version("diffkit-medical"),

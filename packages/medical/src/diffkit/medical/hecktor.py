@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.medical.cases import Case, Draws, SegmentData
+from diffkit.medical.cases import Case, SegmentData
 from diffkit.medical.lesions import CHANNELS, CLASSES, KINDS
 from diffkit.medical.preprocess import prepare
 from diffkit.medical.resample import isotropic, resample
@@ -108,9 +108,8 @@ class HecktorData(SegmentData):
 
     Args:
         folder: of the cases, all of them labelled.
-        items: crops of an epoch; 32 are seen at every validation.
         valid, test: how many of the last cases by name to validate and to test on; those before train.
-        spacing, size, batch_size, num_workers, seed: of :class:`~diffkit.medical.cases.SegmentData`.
+        size, num_workers, options: of :class:`~diffkit.medical.cases.SegmentData`.
     """
 
     channels, kinds, classes = CHANNELS, KINDS, CLASSES
@@ -119,25 +118,18 @@ class HecktorData(SegmentData):
         self,
         folder: str,
         *,
-        spacing: float = 2.0,
         size: tuple[int, int, int] = (96, 96, 64),
-        batch_size: int = 2,
-        items: int = 2000,
         num_workers: int = 4,
-        seed: int = 0,
         valid: int = 20,
         test: int = 100,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            spacing=spacing, size=size, batch_size=batch_size, num_workers=num_workers, seed=seed
-        )
-        self.folder, self.items = Path(folder), items
+        super().__init__(folder, size=size, num_workers=num_workers, **options)
         self.held_out = (valid, test)
 
     def setup(self, stage: str | None = None) -> None:
         train, valid, _ = self._split()
-        self.train_set = Draws(_Crops(self.folder, train, self.spec()), items=self.items, seed=self.seed)
-        self.valid_set = Draws(_Crops(self.folder, valid, self.spec()), items=32, seed=self.seed + 1)
+        self.draw(*(_Crops(self.folder, cases, self.spec()) for cases in (train, valid)))
 
     def test_cases(self) -> Iterator[Case]:
         return (load(self.folder, name) for name in self._split()[2])

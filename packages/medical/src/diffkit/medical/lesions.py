@@ -16,14 +16,13 @@ head holds little but brain, lesions are in the brain. They do not push tissue a
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit.medical.cases import Case, Draws, SegmentData
+from diffkit.medical.cases import Case, SegmentData
 from diffkit.medical.fields import at, places, smooth
 from diffkit.medical.heads import HeadCT, heads
 from diffkit.medical.pet import Scanner
@@ -140,35 +139,20 @@ class LesionData(SegmentData):
 
     Args:
         folder: of the demo data.
-        items: crops of an epoch; 32 others are seen at every validation.
         cases: test images of each block.
-        spacing, size, batch_size, num_workers, seed: of :class:`~diffkit.medical.cases.SegmentData`.
+        options: of :class:`~diffkit.medical.cases.SegmentData`.
     """
 
     channels, kinds, classes = CHANNELS, KINDS, CLASSES
 
-    def __init__(
-        self,
-        folder: str,
-        *,
-        spacing: float = 2.0,
-        size: tuple[int, int, int] = (64, 64, 32),
-        batch_size: int = 2,
-        items: int = 2000,
-        num_workers: int = 1,
-        seed: int = 0,
-        cases: int = 6,
-    ) -> None:
-        super().__init__(
-            spacing=spacing, size=size, batch_size=batch_size, num_workers=num_workers, seed=seed
-        )
-        self.folder, self.items, self.cases = Path(folder), items, cases
+    def __init__(self, folder: str, *, cases: int = 6, **options: Any) -> None:
+        super().__init__(folder, **options)
+        self.cases = cases
 
     def setup(self, stage: str | None = None) -> None:
         blocks = heads(self.folder, "train", height=self.size[2] * self.spacing + 16)
         crop = partial(_crop, blocks, size=self.size, spacing=self.spacing)
-        self.train_set = Draws(crop, items=self.items, seed=self.seed)
-        self.valid_set = Draws(crop, items=32, seed=self.seed + 1)
+        self.draw(crop, crop)
 
     def test_cases(self) -> Iterator[Case]:
         seeds: dict[Split, int] = {"valid": 27, "test": 28}

@@ -74,7 +74,7 @@ def series(rows: Mapping[str, Volume], titles: Sequence[str], target: Path, coun
     """Write a PNG of the axial slice that changes most over the channels of the last row, a column for a channel.
 
     ``count`` channels are spread over all, with a row for each volume, all on one grid: grey, or about zero from blue
-    to red where it says "change".
+    to red where it says "change". As radiologists look at them: the front is up, and the patient's right on the left.
     """
     from matplotlib.figure import Figure
 
@@ -89,8 +89,8 @@ def series(rows: Mapping[str, Volume], titles: Sequence[str], target: Path, coun
     for row, (name, volume) in zip(axes, turned.items(), strict=True):
         low, high, colours = (-top / 2, top / 2, "coolwarm") if name == "change" else (0, top, "gray")
         for axis, k in zip(row, chosen, strict=True):
-            shown = volume.data[k, :, :, height].float().T.flip(0).numpy()
-            axis.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect=along / across)
+            shown = axial(volume, k)[..., height]
+            axis.imshow(shown.numpy(), cmap=colours, vmin=low, vmax=high, aspect=along / across)
             axis.set_axis_off()
             axis.set_title(titles[k], fontsize=9)
         row[0].set_title(f"{name}\n{titles[chosen[0]]}".replace("$", r"\$"), loc="left", fontsize=9)
@@ -99,6 +99,6 @@ def series(rows: Mapping[str, Volume], titles: Sequence[str], target: Path, coun
         figure.savefig(beside, format="png", dpi=110)
 
 
-def axial(volume: Volume) -> Tensor:
+def axial(volume: Volume, channel: int = 0) -> Tensor:
     """Rows from the front, columns from the patient's right, slices from below."""
-    return volume.oriented("RAS").data[0].float().transpose(0, 1).flip(0, 1)
+    return volume.oriented("RAS").data[channel].float().transpose(0, 1).flip(0, 1)

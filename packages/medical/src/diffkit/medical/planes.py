@@ -188,13 +188,7 @@ class PlaneData(EpochData):
         )
 
     def _heads(self, part: str) -> list[Head]:
-        paths = [path for pattern in self.patterns[part] for path in sorted(self.folder.glob(pattern))]
-        if not paths:
-            raise ValueError(
-                f"{self.folder} holds nothing like {', '.join(self.patterns[part])}: build it with "
-                "`diffkit-medical data`."
-            )
-        return [self._head(path) for path in paths]
+        return [self._head(path) for path in matching(self.folder, self.patterns[part])]
 
     def _head(self, path: Path) -> Head:
         volume = read(path, slices=8).oriented("RAS")
@@ -202,6 +196,16 @@ class PlaneData(EpochData):
         if noise := self.noise.get(path.relative_to(self.folder).as_posix()):
             values = denoised(values, noise)
         return Head(values, volume.spacing)
+
+
+def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files in ``folder`` that any of the glob ``patterns`` names, pattern by pattern; ValueError for none."""
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not paths:
+        raise ValueError(
+            f"{folder} holds nothing like {', '.join(patterns)}: build it with `diffkit-medical data`."
+        )
+    return paths
 
 
 def denoised(magnitude: Tensor, noise: float) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +131,14 @@ def compete(
     from diffkit.medical.segment import Segmenter
 
     rows: list[Standing] = []
+    scores: list[Score] = []
     for name in models:
         segmenter = Segmenter.from_pretrained(name, device, bf16=bf16)
         data = construct({"class_path": segmenter.model.source, "init_args": {"folder": str(folder)}})
-        rows.append(judge(segmenter, data.test_cases(), name=name, **options)[0])
-    return rows, []
+        row, found = judge(segmenter, data.test_cases(), name=name, **options)
+        rows.append(row)
+        scores += [replace(score, name=f"{name}: {score.name},") for score in found]
+    return rows, scores
 
 
 def compare(

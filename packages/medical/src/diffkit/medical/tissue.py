@@ -13,13 +13,14 @@ is in ICBM's maps.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffkit.medical.anatomy import Atlas
-from diffkit.medical.cases import UNKNOWN, Case, Draws, SegmentData, listed
+from diffkit.medical.cases import UNKNOWN, Case, SegmentData, listed
 from diffkit.medical.fields import distance
 from diffkit.medical.synth import Anatomy, draw
 from diffkit.medical.volume import read
@@ -36,11 +37,10 @@ class TissueData(SegmentData):
 
     Args:
         folder: of the demo data.
-        items: crops of an epoch; 32 others are seen at every validation.
         real: the share of crops from the real scan.
         template: the share from SPM's maps; the others are from donors.
         contrast, stripped: see :func:`~diffkit.medical.synth.draw`.
-        spacing, size, batch_size, num_workers, seed: of :class:`~diffkit.medical.cases.SegmentData`.
+        spacing, size, options: of :class:`~diffkit.medical.cases.SegmentData`.
     """
 
     channels, kinds, classes = ("T1",), ("mr",), CLASSES
@@ -51,19 +51,14 @@ class TissueData(SegmentData):
         *,
         spacing: float = 1.5,
         size: tuple[int, int, int] = (64, 64, 64),
-        batch_size: int = 2,
-        items: int = 2000,
-        num_workers: int = 1,
-        seed: int = 0,
         real: float = 0.15,
         template: float = 0.25,
         contrast: float = 0.1,
         stripped: float = 0.5,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            spacing=spacing, size=size, batch_size=batch_size, num_workers=num_workers, seed=seed
-        )
-        self.folder, self.items, self.shares = Path(folder), items, (template, real)
+        super().__init__(folder, spacing=spacing, size=size, **options)
+        self.shares = (template, real)
         self.options = {"contrast": contrast, "stripped": stripped}
 
     def setup(self, stage: str | None = None) -> None:
@@ -73,11 +68,9 @@ class TissueData(SegmentData):
         donors, others = list(atlas.donors("train")), list(atlas.donors("valid"))
         shares = [*self.shares, *[(1 - sum(self.shares)) / len(donors)] * len(donors)]
         crop = partial(_crop, size=self.size, spacing=self.spacing, **self.options)
-        self.train_set = Draws(
-            partial(crop, [*atlas.template(), *donors], shares), items=self.items, seed=self.seed
-        )
-        self.valid_set = Draws(
-            partial(crop, others, [1 / len(others)] * len(others)), items=32, seed=self.seed + 1
+        self.draw(
+            partial(crop, [*atlas.template(), *donors], shares),
+            partial(crop, others, [1 / len(others)] * len(others)),
         )
 
     def test_cases(self) -> Iterator[Case]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.core.cli import Raw, progress, run
-from diffkit.core.commands import commands
+from diffkit.core.commands import commands, models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "evaluate": evaluate,
             "data": data,
             "train": Raw(train, "Train a model; `train --help` shows everything that a config can say."),
-            "models": models,
+            "models": models("diffkit.speech.checkpoints"),
             **commands(problems),
         },
         prog="diffkit-speech",
@@ -189,18 +189,6 @@ def problems(checkpoint: str, inputs: Path, count: int, device: str) -> Any:
     from diffkit.speech.problem import problems
 
     return problems(checkpoint, inputs, count, device)
-
-
-def models() -> None:
-    """List the checkpoints inside this package."""
-    from diffkit.core.checkpoint import read_config
-    from diffkit.speech.checkpoints import EMBEDDED
-
-    for path in sorted(EMBEDDED.glob("*/config.json")):
-        folder = path.parent
-        card = (folder / "card.md").read_text().split("\n\n")[:2]
-        about = " ".join(" ".join(card).lstrip("# ").split())
-        print(f"{folder.name}  ({read_config(folder)['task']})  {about}")
 
 
 if __name__ == "__main__":

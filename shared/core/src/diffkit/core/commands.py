@@ -1,7 +1,7 @@
-"""Commands that every domain has for one import: `search`, `calls` and `statistics`.
+"""Commands that every domain has for one import: `models`; and `search`, `calls` and `statistics`.
 
-A domain gives one function, that makes problems of a checkpoint and inputs. It is called when a command runs,
-so importing this module costs nothing.
+For the last three a domain gives one function, that makes problems of a checkpoint and inputs. It is called when a
+command runs, so importing this module costs nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -210,6 +210,24 @@ def commands(make: Make) -> dict[str, Callable[..., int]]:
         return 0
 
     return {"search": search, "calls": calls, "statistics": statistics}
+
+
+def models(module: str) -> Callable[[], None]:
+    """The command that lists the checkpoints of a domain, in the folder that ``module`` calls EMBEDDED."""
+
+    def models() -> None:
+        """List the checkpoints inside this package."""
+        from importlib import import_module
+
+        from diffkit.core.checkpoint import read_config
+
+        for path in sorted(import_module(module).EMBEDDED.glob("*/config.json")):
+            folder = path.parent
+            card = (folder / "card.md").read_text().split("\n\n")[:2]
+            about = " ".join(" ".join(card).lstrip("# ").split())
+            print(f"{folder.name}  ({read_config(folder)['task']})  {about}")
+
+    return models
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
