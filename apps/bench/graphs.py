@@ -2,12 +2,14 @@
 
 ``python apps/bench/graphs.py SET.g6 [--gdss CHECKPOINT] [--released FILE.pth] [--report apps/bench/graphs.md]``
 
-The protocol of GDSS's tables: as many graphs as there are test graphs, the first fifth of the set, squared MMD of
-Gaussian-EMD kernels; of several seeds, with the deviation between them. Calls are those of networks, of which GDSS has
-two. Time is that of one core's processor for a hundred graphs, in batches of as many as there are test graphs.
+The protocol of GDSS's tables: as many graphs as there are test graphs, the first fifth of the set, of sizes drawn at
+random from the training graphs; squared MMD of Gaussian-EMD kernels; of several seeds, with the deviation between
+them. Rows of even sizes have those that `generate` gives, spread evenly over the seeds. Calls are those of networks, of
+which GDSS has two. Time is that of one core's processor for a hundred graphs, in batches of as many as there are test
+graphs.
 
-Each seed of each row is kept in graphs.json as soon as it is there, and not run again. A model that was trained anew
-wants another file, or one without its rows.
+Each seed of each row is kept in graphs.json, by set, as soon as it is there, and not run again. A model that was
+trained anew wants a file without its rows.
 """
 
 import json
@@ -26,6 +28,7 @@ from _gdss import released as converted
 from solvers import machine
 
 from diffkit.core.files import whole
+from diffkit.core.noise import key
 from diffkit.graphs import files
 from diffkit.graphs.checkpoints import GraphModel, load
 from diffkit.graphs.data import split
@@ -85,7 +88,8 @@ def main(
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     train, test = split(files.read(graphs))
-    found: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    kept: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
+    found = kept.setdefault(graphs.stem, {})
     for system in systems(train, ours, gdss, released):
         row = found.setdefault(system.name, {"calls": system.calls, "seeds": []})
         for seed in range(len(row["seeds"]), seeds):
@@ -94,27 +98,29 @@ def main(
             seconds = (time.process_time() - begun) * 100 / len(test)
             row["seeds"].append({**compare(test, made, ["gaussian_emd"])["gaussian_emd"], "seconds": seconds})
             with whole(store) as beside:
-                beside.write_text(json.dumps(found, indent=1) + "\n")
+                beside.write_text(json.dumps(kept, indent=1) + "\n")
             print(
                 f"{system.name}, seed {seed}: {row['seeds'][-1]['average']:.4f}, {seconds:.1f} s",
                 file=sys.stderr,
             )
         if report is not None:
             with whole(report) as beside:
-                beside.write_text(table(found, graphs, len(test)))
-    print(table(found, graphs, len(test)))
+                beside.write_text("\n".join(table(name, rows) for name, rows in kept.items()))
+    print(table(graphs.stem, found))
 
 
 def systems(train: list[nx.Graph], ours: str, gdss: Path | None, released: Path | None) -> Iterator[System]:
     """The rows, those that take long last."""
     population = Population.of([index(graph, Classes()) for graph in train], Classes())
     yield System("training graphs", lambda seed, count: _chosen(train, seed, count))
+    yield System("training graphs of even sizes", lambda seed, count: _even(train, population, seed, count))
     yield System(
         "Erdos-Renyi of the training graphs' density", lambda seed, count: _random(population, seed, count)
     )
     generator = Generator.from_pretrained(ours, "cpu")
     for name, sampling in OURS.items():
         yield System(f"diffkit, {name}", _maker(generator, sampling), sampling.steps)
+        yield System(f"diffkit, {name}, even sizes", _maker(generator, sampling, even=True), sampling.steps)
     models = {"GDSS, our training": load(gdss)} if gdss else {}
     if released:
         models["GDSS, released weights"] = converted(released, population)
@@ -123,26 +129,26 @@ def systems(train: list[nx.Graph], ours: str, gdss: Path | None, released: Path 
             yield System(f"{title}: {name}", _maker(_generator(model), sampling), 2 * _calls(sampling, model))
 
 
-def table(found: dict[str, Any], graphs: Path, count: int) -> str:
-    """The rows of two seeds or more as markdown."""
+def table(name: str, found: dict[str, Any]) -> str:
+    """The rows of a set that have two seeds or more, as markdown."""
     lines = [
-        f"# Generators of {graphs.stem}",
+        f"# Generators of {name}",
         "",
-        f"Squared MMD by GDSS's protocol (Gaussian-EMD kernels, {count} graphs against {count} test graphs), mean of",
-        "the seeds; the average with the deviation between seeds. Calls are those of networks, of which GDSS has two;",
-        "time is the processor's, for a hundred graphs.",
+        "Squared MMD by GDSS's protocol (Gaussian-EMD kernels, as many graphs as test graphs), mean of the seeds; the",
+        "average with the deviation between seeds. Sizes are drawn at random, or spread evenly over the seeds. Calls",
+        "are those of networks, of which GDSS has two; time is the processor's, for a hundred graphs.",
         "",
         f"| | seeds | calls | {' | '.join(COLUMNS)} | s for 100 |",
         "|---" * (len(COLUMNS) + 4) + "|",
     ]
-    for name, row in found.items():
+    for title, row in found.items():
         if len(row["seeds"]) < 2:
             continue  # interrupted
         cells = [f"{statistics.fmean(seed[what] for seed in row['seeds']):.4f}" for what in COLUMNS]
         cells[-1] += f" ± {statistics.stdev(seed['average'] for seed in row['seeds']):.4f}"
         spent = f"{statistics.fmean(seed['seconds'] for seed in row['seeds']):.1f}" if row["calls"] else ""
         lines.append(
-            f"| {name} | {len(row['seeds'])} | {row['calls'] or ''} | {' | '.join(cells)} | {spent} |"
+            f"| {title} | {len(row['seeds'])} | {row['calls'] or ''} | {' | '.join(cells)} | {spent} |"
         )
     return "\n".join([*lines, "", machine("cpu")]) + "\n"
 
@@ -151,11 +157,21 @@ def _generator(model: GraphModel) -> Generator:
     return Generator(model, torch.device("cpu"))
 
 
-def _maker(generator: Generator, sampling: Sampling | GDSSSampling) -> Callable[[int, int], list[nx.Graph]]:
+def _maker(
+    generator: Generator, sampling: Sampling | GDSSSampling, even: bool = False
+) -> Callable[[int, int], list[nx.Graph]]:
     def make(seed: int, count: int) -> list[nx.Graph]:
-        return generator.generate(count, sampling=sampling, seed=seed * count, batch_size=count)
+        nodes = None if even else _sizes(generator.model.population, seed, count)
+        return generator.generate(count, sampling=sampling, seed=seed * count, nodes=nodes, batch_size=count)
 
     return make
+
+
+def _sizes(population: Population, seed: int, count: int) -> list[int]:
+    """Drawn at random, each from a seed of its own."""
+    shares = torch.tensor(population.sizes, dtype=torch.float64)
+    seeds = range(seed * count, (seed + 1) * count)
+    return [int(shares.multinomial(1, generator=torch.Generator().manual_seed(key(s, -2)))) for s in seeds]
 
 
 def _calls(sampling: GDSSSampling, model: GraphModel) -> int:
@@ -166,10 +182,16 @@ def _chosen(train: list[nx.Graph], seed: int, count: int) -> list[nx.Graph]:
     return [train[i] for i in np.random.default_rng(seed).choice(len(train), count, replace=False)]
 
 
+def _even(train: list[nx.Graph], population: Population, seed: int, count: int) -> list[nx.Graph]:
+    rng = np.random.default_rng(seed)
+    sizes = [population.draw_size(s) for s in range(seed * count, (seed + 1) * count)]
+    return [train[rng.choice([i for i, graph in enumerate(train) if len(graph) == size])] for size in sizes]
+
+
 def _random(population: Population, seed: int, count: int) -> list[nx.Graph]:
     density = 1 - population.edges[0]
-    seeds = range(seed * count, (seed + 1) * count)
-    return [nx.gnp_random_graph(population.draw_size(s), density, seed=s) for s in seeds]
+    sizes = _sizes(population, seed, count)
+    return [nx.gnp_random_graph(size, density, seed=seed * count + i) for i, size in enumerate(sizes)]
 
 
 if __name__ == "__main__":

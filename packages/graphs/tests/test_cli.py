@@ -130,7 +130,7 @@ def test_mutag_from_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_models(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(checkpoints, "EMBEDDED", checkpoint.parent)
     assert main(["models"]) == 0
-    assert capsys.readouterr().out.startswith("checkpoint  Graphs like given.graphml Trained with")
+    assert capsys.readouterr().out.startswith("checkpoint  (graphs)  Graphs like given.graphml Trained with")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import torch
 
 from diffkit.core.categorical import Jumps, Marginal
 from diffkit.core.testing import check_choices
+from diffkit.core.train import EpochSampler
 from diffkit.graphs import files
-from diffkit.graphs.data import GraphData, split
+from diffkit.graphs.data import Alike, GraphData, Indices, split
 from diffkit.graphs.graph import Batch, Classes, collate, index
 from diffkit.graphs.model import GraphTransformer
 from diffkit.graphs.population import Population
@@ -47,7 +48,9 @@ def test_population_by_hand() -> None:
     assert found.sizes == [0, 0, 0, 0, 3, 2]
     sizes = [found.draw_size(seed) for seed in range(500)]
     assert set(sizes) == {4, 5}
-    assert sizes.count(4) == pytest.approx(300, abs=5 * 11)  # 5 standard deviations
+    assert all(
+        sizes[i : i + 16].count(4) in (9, 10) for i in range(0, 496, 16)
+    )  # of 9.6, however few they are
 
 
 def test_the_process_keeps_the_laws() -> None:
@@ -83,7 +86,7 @@ def test_a_step_of_training_counts_each_pair_once() -> None:
 
 
 def test_it_learns() -> None:
-    """In 60 steps from 5.6 nats to below 4, what 20 steps at a time say being 5.3, 4.3 and 4.0."""
+    """In 60 steps from 6.4 nats to 3.8, the mean of the last 20."""
     made, data = task(), batch()
     optimiser = torch.optim.Adam(made.parameters(), 1e-2)
     torch.manual_seed(0)
@@ -94,12 +97,41 @@ def test_it_learns() -> None:
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert sum(losses[-20:]) / 20 < 0.8 * sum(losses[:20]) / 20
+    assert sum(losses[-20:]) / 20 < 0.7 * losses[0]
 
 
 def test_a_network_of_other_classes() -> None:
     with pytest.raises(ValueError, match="1 classes of nodes and 2 of pairs, the data 2 and 3"):
         task(Classes())
+
+
+def test_batches_hold_graphs_of_like_size() -> None:
+    graphs = [index(nx.path_graph(2 + i % 7), Classes()) for i in range(21)]
+    data, epochs = Indices(graphs, 84), [list[int](), list[int]()]
+    for rank in (0, 1):
+        sampler = Alike(data, 6, EpochSampler(data, 2, rank, seed=3, drop_last=True))
+        for epoch, seen in enumerate(epochs):
+            sampler.set_epoch(epoch)
+            order = list(sampler)
+            sizes = [len(data[i].nodes) for i in order]
+            spread = [max(batch) - min(batch) for batch in (sizes[i : i + 6] for i in range(0, 42, 6))]
+            assert sum(spread) <= 6  # all batches together go once from the smallest to the largest
+            assert sizes != sorted(sizes)
+            seen += order
+    for epoch, seen in enumerate(epochs):
+        assert sorted(seen) == list(range(84 * epoch, 84 * (epoch + 1)))
+
+
+def test_no_size_is_left_out() -> None:
+    graphs = [index(nx.path_graph(2 + i), Classes()) for i in range(7)]
+    sampler = Alike(data := Indices(graphs, 7), 4, EpochSampler(data, 1, 0, seed=0, drop_last=True))
+    seen = set[int]()
+    for epoch in range(8):  # of four graphs each; all seven are in one of them but with probability 0.01
+        sampler.set_epoch(epoch)
+        found = list(sampler)
+        assert len(found) == 4
+        seen |= {i % 7 for i in found}
+    assert seen == set(range(7))
 
 
 def test_splits_and_batches(tmp_path: Path) -> None:

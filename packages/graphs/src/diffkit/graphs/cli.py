@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from diffkit.core.cli import Raw, progress, run
+from diffkit.core.commands import models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 train,
                 "Train a model, or `train gdss`; --help shows everything that a config can say.",
             ),
-            "models": models,
+            "models": models("diffkit.graphs.checkpoints"),
         },
         prog="diffkit-graphs",
         version=metadata.version("diffkit-graphs"),
@@ -55,7 +56,8 @@ def generate(
 
     Args:
         num: How many.
-        out: A .graphml file for all of them, or .g6 where they have no labels. OUT.png shows some.
+        out: A .graphml file for all of them, .g6 where they have no labels, or of molecules .smi or .sdf, which leave
+            out what RDKit refuses. OUT.png shows some.
         model: A checkpoint: a name that `diffkit-graphs models` lists, or a folder.
         like: Graphs to learn from first, a file or a folder; the model is kept in OUT.model/checkpoint.
         minutes: How long to learn.
@@ -76,8 +78,11 @@ def generate(
     """
     from diffkit.core.types import lookup
     from diffkit.graphs import files
+    from diffkit.graphs.molecules import is_molecule, rdkit
 
     lookup(out.suffix, files.WRITERS, "format")
+    if out.suffix in files.MOLECULES:
+        rdkit()
     kept, drawing = out.with_name(f"{out.name}.model"), out.with_name(f"{out.name}.png")
     wanted = [out, *([kept] if like else []), *([drawing] if picture else [])]
     if not overwrite and (there := next((path for path in wanted if path.exists()), None)):
@@ -98,12 +103,14 @@ def generate(
         graphs = generator.generate(
             num, sampling=sampling, seed=seed, batch_size=batch_size, advance=lambda n: step("graphs", n)
         )
+    if out.suffix in files.MOLECULES and not (graphs := [graph for graph in graphs if is_molecule(graph)]):
+        raise ValueError(f"none of the {num} graphs is a molecule: name a .graphml file, and look at them.")
     files.write(out, graphs)
     if picture:
         from diffkit.graphs.picture import draw
 
         draw(drawing, {"generated": graphs, **({"given": real} if real else {})})
-    print(f"{num} graphs in {out}, by {sampling.steps} steps of {model}.")
+    print(f"{len(graphs)} graphs in {out}, of {num} by {sampling.steps} steps of {model}.")
     return 0
 
 
@@ -115,7 +122,7 @@ def evaluate(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Compare generated graphs with a set: MMD by two kernels, validity, uniqueness, novelty.
+    """Compare generated graphs with a set: MMD by two kernels or of molecules, validity, uniqueness, novelty.
 
     The first graphs of the set are the test graphs, as many of the generated are compared with them, and the training
     graphs stand beside as what is within reach.
@@ -124,7 +131,7 @@ def evaluate(
         graphs: The generated graphs, a file or a folder.
         reference: The set that was trained on, its test graphs first.
         test: Their share; 1 if all are, and what was trained on is not known.
-        valid: What makes a graph valid: connected, grid or planar.
+        valid: What makes a graph valid: connected, grid, planar or molecule, which has measures of its own.
         out: A JSON file for the numbers.
         overwrite: Replace a file that exists.
     """
@@ -133,16 +140,21 @@ def evaluate(
     from rich.console import Console
 
     from diffkit.core.files import whole
+    from diffkit.graphs import molecule_report, report
     from diffkit.graphs.files import read
-    from diffkit.graphs.report import report, table
 
     if out is not None and out.exists() and not overwrite:
         raise ValueError(f"{out} exists; pass --overwrite, or name another file.")
-    found = report(read(graphs), read(reference), test=test, valid=valid)
+    if valid == "molecule":
+        found = molecule_report.report(read(graphs), read(reference), test=test)
+        shown = molecule_report.table(found)
+    else:
+        found = report.report(read(graphs), read(reference), test=test, valid=valid)
+        shown = report.table(found)
     if out is not None:
         with whole(out) as beside:
             beside.write_text(json.dumps(found, indent=1) + "\n")
-    Console().print(table(found))
+    Console().print(shown)
     return 0
 
 
@@ -289,8 +301,8 @@ def data(directory: Path, set: list[str] | None = None, count: int | None = None
 
     Args:
         directory: Where the sets are, or are to be.
-        set: Their names: community_small, grid, planar, sbm, debian_ego, mutag, debian, wordnet; by default those that
-            need no network.
+        set: Their names: community_small, grid, planar, sbm, debian_ego, mutag, qm9, debian, wordnet; by default those
+            that need no network.
         count: Graphs of each set that is generated; by default as many as its paper has.
         seed: Of the generators.
     """
@@ -309,15 +321,6 @@ def train(args: Sequence[str]) -> None:
 
     gdss = args[:1] == ["gdss"]
     train(GDSSTask if gdss else GraphTask, GraphData, args[gdss:], write=write_run)
-
-
-def models() -> None:
-    """List the checkpoints inside this package."""
-    from diffkit.graphs.checkpoints import EMBEDDED
-
-    for path in sorted(EMBEDDED.glob("*/config.json")):
-        card = (path.parent / "card.md").read_text().split("\n\n")[:2]
-        print(f"{path.parent.name}  {' '.join(' '.join(card).lstrip('# ').split())}")
 
 
 if __name__ == "__main__":

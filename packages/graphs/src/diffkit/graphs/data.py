@@ -3,13 +3,14 @@
 Of a file the first fifth is for testing and never trained on, as in GDSS and the benchmarks after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from diffkit.core.train import EpochData
+from diffkit.core.train import EpochData, EpochSampler
 from diffkit.graphs import files
 from diffkit.graphs.graph import Batch, Classes, Indexed, collate, index
 from diffkit.graphs.population import Population
@@ -41,8 +42,28 @@ class Indices(Dataset[Indexed]):
         return self.graphs[i % len(self.graphs)]
 
 
+class Alike(EpochSampler):
+    """An epoch of :class:`Indices` whose batches hold graphs of like size, so that little of them is padding.
+
+    Sorted by size, equal ones in the epoch's own order, then cut into batches, which come in a random order.
+    """
+
+    def __init__(self, dataset: Indices, batch_size: int, like: EpochSampler) -> None:
+        super().__init__(dataset, like.num_replicas, like.rank, seed=like.seed, drop_last=True)
+        self.batch_size = batch_size
+        self.sizes = [len(graph.nodes) for graph in dataset.graphs]
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = list(super().__iter__())
+        left = len(drawn) % self.batch_size  # dropped before they are sorted, or always the largest would be
+        order = sorted(drawn[left:], key=lambda i: self.sizes[i % len(self.sizes)])
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return (i for j in torch.randperm(len(batches), generator=generator).tolist() for i in batches[j])
+
+
 class GraphData(EpochData):
-    """Batches of :class:`~diffkit.graphs.graph.Batch` from graphs on disk.
+    """Batches of :class:`~diffkit.graphs.graph.Batch` from graphs on disk, each of graphs of like size.
 
     Args:
         graphs: a file or a folder, see :func:`diffkit.graphs.files.read`.
@@ -81,6 +102,12 @@ class GraphData(EpochData):
         self.train_set = Indices(known, self.items)
         self.valid_set = Indices([index(graph, self.classes) for graph in kept], len(kept))
         self.population = Population.of(known, self.classes)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        sampler: Any = super().train_dataloader().sampler
+        return self._loader(
+            self.train_set, sampler=Alike(self.train_set, self.batch_size, sampler), drop_last=True
+        )
 
     def collate(self, items: list[Indexed]) -> Batch:
         """A batch of graphs, padded to the largest."""

@@ -1,8 +1,9 @@
-"""Graphs on disk: GraphML, edge lists, graph6, and folders in the format of TU Dortmund.
+"""Graphs on disk: GraphML, edge lists, graph6, molecules, and folders in the format of TU Dortmund.
 
 A GraphML or graph6 file holds any number of graphs, an edge list one: a line for each edge, ``u v`` or ``u v label``,
 by spaces or commas, ids being integers; ``#`` begins a comment. A TU folder (Morris et al. 2020, 2007.08663) has
-``NAME_A.txt``, ``NAME_graph_indicator.txt``, and labels where there are any.
+``NAME_A.txt``, ``NAME_graph_indicator.txt``, and labels where there are any. SMILES and SDF are graphs by
+:mod:`diffkit.graphs.molecules`.
 """
 
 import re
@@ -15,6 +16,7 @@ import networkx as nx
 
 from diffkit.core.files import whole
 from diffkit.core.types import lookup
+from diffkit.graphs import molecules
 from diffkit.graphs.graph import LABEL, Classes, check
 
 
@@ -45,7 +47,10 @@ def read(path: str | Path) -> list[nx.Graph]:
 
 
 def write(path: str | Path, graphs: Sequence[nx.Graph]) -> Path:
-    """Write graphs to a .graphml or .g6 file, which appears whole; graph6 has no labels, and refuses them."""
+    """Write graphs to a file of :data:`WRITERS`, which appears whole.
+
+    ValueError for labels in graph6, which has none, and for what is no molecule in SMILES and SDF.
+    """
     path = Path(path)
     writer = lookup(path.suffix, WRITERS, "format")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,10 +155,17 @@ READERS: dict[str, Callable[[Path], list[nx.Graph]]] = {
     ".edgelist": _read_edges,
     ".csv": _read_edges,
     ".txt": _read_edges,
+    ".smi": molecules.read_smiles,
+    ".sdf": molecules.read_sdf,
 }
 """By the suffix of a file."""
 
 WRITERS: dict[str, Callable[[Path, Sequence[nx.Graph]], None]] = {
     ".graphml": _write_graphml,
     ".g6": _write_graph6,
+    ".smi": molecules.write_smiles,
+    ".sdf": molecules.write_sdf,
 }
+
+MOLECULES = (".smi", ".sdf")
+"""Formats that hold nothing else, and need RDKit."""

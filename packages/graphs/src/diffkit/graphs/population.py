@@ -7,7 +7,6 @@ import torch
 
 from diffkit.core.categorical import Marginal
 from diffkit.core.joint import Joint
-from diffkit.core.noise import key
 from diffkit.graphs.graph import Classes, Indexed
 
 
@@ -67,6 +66,11 @@ class Population:
         return Joint({name: Marginal(p, schedule) for name, p in leaves.items() if len(p) > 1})
 
     def draw_size(self, seed: int) -> int:
-        """A number of nodes, as frequent as among the graphs; a function of ``seed``."""
-        generator = torch.Generator().manual_seed(key(seed, -2))  # -1 is the start's
-        return int(torch.tensor(self.sizes, dtype=torch.float64).multinomial(1, generator=generator))
+        """A number of nodes, as frequent as among the graphs; a function of ``seed``.
+
+        Seeds that follow each other spread evenly over the sizes, so that few graphs have them in the right shares:
+        the quantile at the seed's radical inverse in base 2 (van der Corput 1935).
+        """
+        place = int(f"{seed % 2**53:053b}"[::-1], 2) / 2**53
+        shares = torch.tensor(self.sizes, dtype=torch.float64).cumsum(0)
+        return int(torch.searchsorted(shares, place * shares[-1], right=True))

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffkit.core.types import lookup
 from diffkit.graphs import archive
+from diffkit.graphs.molecules import is_molecule
 
 DEBIAN_SIZES = (4, 18)
 """Nodes of the ego graphs of Debian's packages: those of ego-small."""
@@ -126,5 +127,6 @@ VALID: dict[str, Callable[[nx.Graph], bool]] = {
     "connected": nx.is_connected,
     "grid": is_grid,
     "planar": is_planar,
+    "molecule": is_molecule,
 }
 """What makes a graph a valid one of its set."""
