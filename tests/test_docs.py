@@ -9,7 +9,14 @@ import pytest
 
 @pytest.mark.parametrize(
     ("name", "examples"),
-    [("core.md", 50), ("solvers.md", 5), ("control.md", 35), ("inverse.md", 10), ("medical.md", 5)],
+    [
+        ("core.md", 50),
+        ("solvers.md", 5),
+        ("control.md", 35),
+        ("inverse.md", 10),
+        ("medical.md", 5),
+        ("graphs.md", 20),
+    ],
 )
 def test_pages(name: str, examples: int) -> None:
     page = Path(__file__).parents[1] / "docs" / name

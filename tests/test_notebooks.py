@@ -23,8 +23,8 @@ def complaints(notebook: NotebookNode) -> list[str]:
     return [output.text for output in outputs if output.get("name") == "stderr"]
 
 
-def test_there_is_one_for_speech():
-    assert FOLDER / "speech.ipynb" in NOTEBOOKS
+def test_there_is_one_for_each_domain():
+    assert {"graphs", "medical", "speech"} <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.slow
