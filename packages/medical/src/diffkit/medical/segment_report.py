@@ -97,7 +97,7 @@ def judge(
     *,
     name: str | None = None,
     samples: int = 5,
-    steps: int = 10,
+    steps: int = 2,
     seed: int = 0,
     tolerance: float = TOLERANCE,
 ) -> tuple[Standing, list[Score]]:
