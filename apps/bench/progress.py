@@ -10,6 +10,7 @@ undeformed image. Every third slice is taken, so that a core has done in minutes
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffkit.core.files import whole
+from diffkit.medical.covariate import covariate
 from diffkit.medical.deform import Growth, grown
 from diffkit.medical.inversion import WAYS
 from diffkit.medical.metrics import psnr
@@ -132,7 +134,7 @@ def main() -> None:
         "--report", type=Path, help="also write the tables to this file, and the picture beside it"
     )
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
-    numbers: dict[str, Any] = {"target": 2.0, "rounds": 10, "strength": 0.5, "steps": 10, "scale": 1.0}
+    numbers: dict[str, Any] = {"target": 2.0, "rounds": 10, "strength": 0.7, "steps": 6}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     given = parser.parse_args()
@@ -143,10 +145,12 @@ def main() -> None:
     mask = every_third(around(inside, REACH))
     factors = [given.target ** (k / given.rounds) for k in range(given.rounds + 1)]
     true = truth(image, inside, factors)
+    options["ratio"] = math.exp(covariate(Growth.of(inside.data[0], image.spacing).volume))
     progressor = Progressor.from_pretrained(given.model, "cpu", bf16=given.bf16)
     found = dict(results(progressor, image, mask, true, options))
     floor = psnr(through(image.data[0].float(), mask), through(true.data[-1], mask))
-    settings = ", ".join(f"{name} {value}" for name, value in options.items())
+    options["scale"] = progressor.scale
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in options.items())
     machine = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     kind = "bfloat16" if given.bf16 else "float32"
     about = f"{progressor.slices(image, mask)} slices, {settings}, {kind}; {machine}."

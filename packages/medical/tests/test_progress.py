@@ -107,6 +107,11 @@ def test_volumes_reach_the_target() -> None:
     assert factors[-1] == pytest.approx(2.0, rel=0.12)
 
 
+def test_a_measured_ratio_is_believed() -> None:
+    found = progressor()(head(), mask(), target=1.2, rounds=1, steps=2, ratio=1.5)
+    assert found.covariates == pytest.approx([math.log(1.5), math.log(1.8)])
+
+
 def test_nothing_to_do_changes_nothing() -> None:
     """Exact inversion is exact: the other ways are off by thousands of times as much."""
     errors = {}
@@ -174,7 +179,8 @@ def shifted(mm: float) -> Volume:
         (head(), None, {"way": "ddim"}, "no way 'ddim'"),
         (head(), None, {"strength": 0.0}, r"strength lies in \(0, 1\]"),
         (head(), None, {"rounds": 0}, "rounds, steps and batch_size are at least 1"),
-        (head(), None, {"target": 0.0}, "the target is above 0"),
+        (head(), None, {"target": 0.0}, "target and ratio above 0"),
+        (head(), None, {"ratio": -1.0}, "target and ratio above 0"),
         (head(), None, {"target": 3.0}, r"knows targets from 0\.\d+ to 2\.\d, and 3 is beyond"),
     ],
 )

@@ -243,10 +243,11 @@ def progression(
     mask: Path | None = None,
     target: float = 2.0,
     rounds: int = 10,
-    strength: float = 0.5,
-    steps: int = 10,
-    scale: float = 1.0,
+    strength: float = 0.7,
+    steps: int = 6,
+    scale: float | None = None,
     way: str = "exact",
+    ratio: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
     device: str = "auto",
@@ -266,8 +267,9 @@ def progression(
         rounds: Volumes from now to then.
         strength: The noise that each round goes to, a time in (0, 1].
         steps: Network calls on the way there, and twice as many on the way back.
-        scale: Of the guidance from each stage to the next; 1 is none.
+        scale: Of the guidance from each stage to the next, 1 being none; by default what suits the model.
         way: To the noise: exact, approximate (of DDIM), or renoise, as PIE has it.
+        ratio: The ventricles' volume in per cent of the brain's, if measured; by default the prior guesses it.
         seed: Of the noise of renoise, and of what reads the size of now.
         batch_size: Slices worked on at a time.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
@@ -294,6 +296,7 @@ def progression(
             steps=steps,
             scale=scale,
             way=way,
+            ratio=ratio,
             seed=seed,
             batch_size=batch_size,
             advance=lambda done: step(output.name, done),

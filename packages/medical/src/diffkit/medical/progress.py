@@ -72,6 +72,7 @@ class Progressor:
         self.prior = prior
         self.device = next(prior.network.parameters()).device
         self.spacing = float(prior.config["data"]["spacing"])
+        self.scale = float(prior.config.get("scale", 1.0))
         self.range: tuple[float, float] = tuple(prior.config["data"]["covariate"])
         inner = denoiser(prior.network, prior.process, prior.config["sigma_data"], complex=False)
 
@@ -100,12 +101,13 @@ class Progressor:
         *,
         target: float = 2.0,
         rounds: int = 10,
-        strength: float = 0.5,
-        steps: int = 10,
-        scale: float = 1.0,
+        strength: float = 0.7,
+        steps: int = 6,
+        scale: float | None = None,
         inside: float = 0.75,
         outside: float = 0.01,
         way: str = "exact",
+        ratio: float | None = None,
         seed: int = 0,
         batch_size: int = 8,
         advance: Callable[[int], None] = lambda done: None,
@@ -121,9 +123,12 @@ class Progressor:
             rounds: N.
             strength: the noise that each round goes to, as a time in (0, 1].
             steps: network calls on the way there; twice as many are made on the way back.
-            scale: w of the guidance; 1 is none.
+            scale: w of the guidance, of which 1 is none; by default what the prior's config says, or 1. A prior that
+                hardly listens to its covariate needs more.
             inside, outside: PIE's beta_2 and beta_1, the share of a round's change that is kept.
             way: a name of :data:`~diffkit.medical.inversion.WAYS`.
+            ratio: of the ventricles to the brain now, in per cent of volume, where it was measured; by default what
+                the prior reads from the slices.
             seed: of the noise of ``renoise``; a slice's own is added.
             batch_size: slices at a time.
             advance: told how many slices are done.
@@ -132,10 +137,11 @@ class Progressor:
         unknown way, a number out of range, or a target beyond what the prior has seen.
         """
         lead = lookup(way, WAYS, "way")
-        if min(rounds, steps, batch_size) < 1 or not 0 < strength <= 1 or not target > 0:
+        if min(rounds, steps, batch_size) < 1 or not 0 < strength <= 1 or not min(target, ratio or 1) > 0:
             raise ValueError(
-                "rounds, steps and batch_size are at least 1, the target is above 0, and strength lies in (0, 1]."
+                "rounds, steps and batch_size are at least 1, target and ratio above 0, and strength lies in (0, 1]."
             )
+        scale = self.scale if scale is None else scale
         free = _room(image, mask)
         turned = image.oriented("RAS")
         level = float(bright(turned.data[0].float().abs()))
@@ -147,7 +153,7 @@ class Progressor:
             for n, mm in zip(planes.shape[-2:], turned.spacing[1::-1], strict=True)
         ]
         x0, room = (_resized(values[chosen, None], size).to(self.device) for values in (planes, allowed))
-        start = self.read(x0, seed=seed)
+        start = self.read(x0, seed=seed) if ratio is None else math.log(ratio)
         stages = [start + math.log(target) * k / rounds for k in range(rounds + 1)]
         if not self.range[0] <= stages[-1] <= self.range[1]:
             low, high = (math.exp(end - start) for end in self.range)
