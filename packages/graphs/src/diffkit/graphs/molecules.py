@@ -23,10 +23,10 @@ ATOM = re.compile(r"([A-Z][a-z]?)(\d*)([+-]?)")
 def rdkit() -> Any:
     """``rdkit.Chem``, silent. ValueError where RDKit is missing."""
     try:
-        from rdkit import Chem, RDLogger  # pyright: ignore[reportMissingImports]
+        from rdkit import Chem, rdBase
     except ImportError as error:
         raise ValueError("molecules need RDKit: `pip install diffkit-graphs[molecules]`.") from error
-    RDLogger.DisableLog("rdApp.*")
+    rdBase.DisableLog("rdApp.*")
     return Chem
 
 
@@ -146,11 +146,11 @@ def write_smiles(path: Path, graphs: Sequence[nx.Graph]) -> None:
 def write_sdf(path: Path, graphs: Sequence[nx.Graph]) -> None:
     """A record for each molecule, laid out in the plane. ValueError as :func:`write_smiles`."""
     Chem = rdkit()
-    from rdkit.Chem import AllChem  # pyright: ignore[reportMissingImports]
+    from rdkit.Chem.rdDepictor import Compute2DCoords
 
     with Chem.SDWriter(str(path)) as writer:
         for mol in _molecules(graphs):
-            AllChem.Compute2DCoords(mol)
+            Compute2DCoords(mol)
             writer.write(mol)
 
 
