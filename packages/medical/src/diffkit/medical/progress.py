@@ -2,12 +2,14 @@ r"""Progression: an image as it may look when a disease goes on, by a prior that
 
 PIE (Liang et al. 2023, 2309.11745): N rounds, each of which takes the image to the noise level of ``strength``
 and back under the condition of the next stage, keeps what lies outside of a mask at every step, and moves by shares of
-the change, z + beta (z' - z), beta_1 = 0.01 outside of the mask and beta_2 = 0.75 inside. Three things differ here.
+the change, z + beta (z' - z), beta_1 = 0.01 outside of the mask and beta_2 = 0.75 inside. Four things differ here.
 
 * The way to the noise is the exact inverse of the way back (BDIA, Zhang et al. 2023, 2307.10829) under the
   covariate that the image has. With that covariate a round is the identity; PIE draws fresh noise, and
   inversions of DDIM err.
 * What is kept outside of the mask are the states of the way to the noise, so that it comes back as it was.
+* What a round has changed is what the denoiser sees of it at a little noise, D(z', c') - D(z, c): strong guidance
+  leaves speckle, which it does not see, and where nothing happened that is nothing still.
 * The way back is guided from one covariate to the next, D(c) + w (D(c') - D(c)), not from "unknown" to the next: away
   from the image's own stage and from nothing else.
 
@@ -39,6 +41,7 @@ from diffkit.medical.prior import denoiser
 from diffkit.medical.volume import Volume, check_grids
 from diffkit.medical.volumetry import curve
 
+_LOOK = 0.1  # the time at which a round's change is seen, and speckle of the guidance is not
 _LEVELS = (0.3, 0.5, 0.7)  # times at which a covariate is read
 _READINGS = 17  # covariates that are tried
 
@@ -193,7 +196,10 @@ class Progressor:
         process = self.prior.process
         solver, states = lead(now, process, x, grid, draw)
         guided, plan = cfg(scale, now)(later), solver(process, grid)
-        return integrate(guided, x, plan, memory=states[0], between=hold(room, states))
+        found = integrate(guided, x, plan, memory=states[0], between=hold(room, states))
+        t = torch.tensor(_LOOK, dtype=torch.float64)
+        a = float(process.a(t))
+        return x + room * (later(a * found, t) - now(a * x, t))
 
     @torch.no_grad()
     def read(self, slices: Tensor, *, count: int = 8, seed: int = 0) -> float:
