@@ -161,7 +161,12 @@ class Progressor:
         if not self.range[0] <= stages[-1] <= self.range[1]:
             low, high = (math.exp(end - start) for end in self.range)
             raise ValueError(
-                f"from these ventricles the prior knows targets from {low:.2g} to {high:.2g}, and {target:g} is beyond."
+                f"from these ventricles the prior knows targets from {low:.2g} to {high:.2g}, and {target:g} is beyond"
+                + (
+                    f": it guessed a ratio of {math.exp(start):.2g} per cent; give yours."
+                    if ratio is None
+                    else "."
+                )
             )
         grid = uniform(steps, strength)
         changes = torch.zeros(rounds + 1, *planes.shape)
