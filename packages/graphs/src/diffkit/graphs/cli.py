@@ -76,6 +76,7 @@ def generate(
         picture: Draw some of the graphs, beside some of those to be like.
         overwrite: Replace files that exist.
     """
+    from diffkit.core.files import vacant
     from diffkit.core.types import lookup
     from diffkit.graphs import files
     from diffkit.graphs.molecules import is_molecule, rdkit
@@ -85,8 +86,7 @@ def generate(
         rdkit()
     kept, drawing = out.with_name(f"{out.name}.model"), out.with_name(f"{out.name}.png")
     wanted = [out, *([kept] if like else []), *([drawing] if picture else [])]
-    if not overwrite and (there := next((path for path in wanted if path.exists()), None)):
-        raise ValueError(f"{there} exists; pass --overwrite, or name another file.")
+    vacant(*wanted, overwrite=overwrite)
     real = None if like is None else files.read(like)
     if like is not None:
         from diffkit.graphs.fit import fit
@@ -139,12 +139,12 @@ def evaluate(
 
     from rich.console import Console
 
-    from diffkit.core.files import whole
+    from diffkit.core.files import vacant, whole
     from diffkit.graphs import molecule_report, report
     from diffkit.graphs.files import read
 
-    if out is not None and out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; pass --overwrite, or name another file.")
+    if out is not None:
+        vacant(out, overwrite=overwrite)
     if valid == "molecule":
         found = molecule_report.report(read(graphs), read(reference), test=test)
         shown = molecule_report.table(found)
@@ -188,15 +188,14 @@ def link(
         overwrite: Replace a file that exists.
     """
     from diffkit.core.checkpoint import pick_device
-    from diffkit.core.files import whole
+    from diffkit.core.files import vacant, whole
     from diffkit.core.types import lookup
     from diffkit.graphs import hetero_files
     from diffkit.graphs.hetero import only
     from diffkit.graphs.link import METHODS
     from diffkit.graphs.link import link as learn
 
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; pass --overwrite, or name another file.")
+    vacant(out, overwrite=overwrite)
     if top < 1 or steps < 1:
         raise ValueError(f"ask for at least one edge of a source, and one step, not {top} and {steps}.")
     known, where = hetero_files.read(graph), pick_device(device)
@@ -256,14 +255,13 @@ def classify(
         overwrite: Replace a file that exists.
     """
     from diffkit.core.checkpoint import pick_device
-    from diffkit.core.files import whole
+    from diffkit.core.files import vacant, whole
     from diffkit.graphs import hetero_files
     from diffkit.graphs.classify import classify as learn
     from diffkit.graphs.classify import labelled
     from diffkit.graphs.hetero import MISSING, only
 
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; pass --overwrite, or name another file.")
+    vacant(out, overwrite=overwrite)
     if steps < 1:
         raise ValueError(f"ask for at least one step, not {steps}.")
     known, where = hetero_files.read(graph), pick_device(device)

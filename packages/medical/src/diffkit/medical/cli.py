@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffkit.core.cli import Raw, progress, run
 from diffkit.core.commands import models
+from diffkit.core.files import vacant
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,8 +70,7 @@ def segment(
     beside = output.with_name(output.name.replace(name, f"{name}_uncertainty", 1))
     if not output.name.endswith((".nii.gz", ".nii", ".npz")):
         raise ValueError(f"{output}: labels are written as .nii.gz, .nii or .npz.")
-    if not overwrite and (there := next((path for path in (output, beside) if path.exists()), None)):
-        raise ValueError(f"{there} exists already; give another name, or --overwrite.")
+    vacant(output, beside, overwrite=overwrite)
     if twice := next((path for path in images if images.count(path) > 1), None):
         raise ValueError(f"{twice} is given twice: each modality is an image of its own.")
     volumes = {str(path): volume.read(path) for path in images}
@@ -196,8 +196,7 @@ def reconstruct(
     from diffkit.medical.reconstruct import Reconstructor, read
 
     name = volume.stem(output)
-    if not overwrite and output.exists():
-        raise ValueError(f"{output} exists already; give another name, or --overwrite true.")
+    vacant(output, overwrite=overwrite)
     measured = read(input)
     given = {
         what: tensor(next(iter(load(path).values())))
@@ -282,8 +281,7 @@ def progression(
 
     if not output.name.endswith((".nii.gz", ".nii", ".npz")):
         raise ValueError(f"{output}: a series is written as .nii.gz, .nii or .npz.")
-    if not overwrite and output.exists():
-        raise ValueError(f"{output} exists already; give another name, or --overwrite.")
+    vacant(output, overwrite=overwrite)
     head, region = volume.read(image, slices=8), None if mask is None else volume.read(mask)
     progressor = Progressor.from_pretrained(model, device, bf16=bf16)
     with progress(progressor.slices(head, region)) as step:

@@ -8,6 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def vacant(*paths: Path, overwrite: bool) -> None:
+    """ValueError, before any work is done for them, for the first of ``paths`` that exists and may not be replaced."""
+    if not overwrite and (there := next((path for path in paths if path.exists()), None)):
+        raise ValueError(f"{there} exists already; give another name, or --overwrite.")
+
+
 @contextmanager
 def whole(path: str | Path) -> Generator[Path]:
     """A hidden file beside ``path``, of its suffix, that takes its place when all went well, and is removed if not."""
