@@ -187,6 +187,7 @@ def shifted(mm: float) -> Volume:
         (head(), None, {"rounds": 0}, "rounds, steps and batch_size are at least 1"),
         (head(), None, {"target": 0.0}, "target and ratio above 0"),
         (head(), None, {"ratio": -1.0}, "target and ratio above 0"),
+        (head(), None, {"ratio": 0.0}, "target and ratio above 0"),
         (head(), None, {"target": 3.0}, r"knows targets from 0\.\d+ to 2\.\d, and 3 is beyond"),
     ],
 )

@@ -140,7 +140,11 @@ class Progressor:
         unknown way, a number out of range, or a target beyond what the prior has seen.
         """
         lead = lookup(way, WAYS, "way")
-        if min(rounds, steps, batch_size) < 1 or not 0 < strength <= 1 or not min(target, ratio or 1) > 0:
+        if (
+            min(rounds, steps, batch_size) < 1
+            or not 0 < strength <= 1
+            or not min(target, 1.0 if ratio is None else ratio) > 0
+        ):
             raise ValueError(
                 "rounds, steps and batch_size are at least 1, target and ratio above 0, and strength lies in (0, 1]."
             )
@@ -160,13 +164,12 @@ class Progressor:
         stages = [start + math.log(target) * k / rounds for k in range(rounds + 1)]
         if not self.range[0] <= stages[-1] <= self.range[1]:
             low, high = (math.exp(end - start) for end in self.range)
+            guess = (
+                f": it guessed a ratio of {math.exp(start):.2g} per cent; give yours" if ratio is None else ""
+            )
             raise ValueError(
-                f"from these ventricles the prior knows targets from {low:.2g} to {high:.2g}, and {target:g} is beyond"
-                + (
-                    f": it guessed a ratio of {math.exp(start):.2g} per cent; give yours."
-                    if ratio is None
-                    else "."
-                )
+                f"from these ventricles the prior knows targets from {low:.2g} to {high:.2g}, and {target:g} is "
+                f"beyond{guess}."
             )
         grid = uniform(steps, strength)
         changes = torch.zeros(rounds + 1, *planes.shape)
