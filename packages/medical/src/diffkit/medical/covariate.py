@@ -24,7 +24,7 @@ from diffkit.core.train import EpochData
 from diffkit.medical.checkpoints import load
 from diffkit.medical.deform import FACTORS, Growth
 from diffkit.medical.model import UNet
-from diffkit.medical.planes import Head, Planes, in_units, matching
+from diffkit.medical.planes import Head, Planes, matching
 from diffkit.medical.prior import PriorTask
 from diffkit.medical.volume import read
 from diffkit.medical.volumetry import ventricles
@@ -189,7 +189,7 @@ class GrowthData(EpochData):
             volumes = [read(path, slices=8).oriented("RAS") for path in paths]
             found[part] = [
                 (
-                    Head(in_units(volume.data[0].float(), "mr"), volume.spacing),
+                    Head.of(volume, "mr"),
                     None
                     if part == "unknown"
                     else Growth.of(ventricles(volume, atlas).data[0], volume.spacing),

@@ -89,7 +89,7 @@ def series(rows: Mapping[str, Volume], titles: Sequence[str], target: Path, coun
     for row, (name, volume) in zip(axes, turned.items(), strict=True):
         low, high, colours = (-top / 2, top / 2, "coolwarm") if name == "change" else (0, top, "gray")
         for axis, k in zip(row, chosen, strict=True):
-            shown = axial(volume, k)[..., height]
+            shown = _looked_at(volume.data[k, :, :, height].float())
             axis.imshow(shown.numpy(), cmap=colours, vmin=low, vmax=high, aspect=along / across)
             axis.set_axis_off()
             axis.set_title(titles[k], fontsize=9)
@@ -99,6 +99,11 @@ def series(rows: Mapping[str, Volume], titles: Sequence[str], target: Path, coun
         figure.savefig(beside, format="png", dpi=110)
 
 
-def axial(volume: Volume, channel: int = 0) -> Tensor:
+def axial(volume: Volume) -> Tensor:
     """Rows from the front, columns from the patient's right, slices from below."""
-    return volume.oriented("RAS").data[channel].float().transpose(0, 1).flip(0, 1)
+    return _looked_at(volume.oriented("RAS").data[0].float())
+
+
+def _looked_at(values: Tensor) -> Tensor:
+    """``[x, y, ...]`` in RAS as radiologists look at them."""
+    return values.transpose(0, 1).flip(0, 1)

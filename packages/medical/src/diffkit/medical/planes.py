@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from diffkit.core.train import EpochData
-from diffkit.medical.volume import read
+from diffkit.medical.volume import Volume, read
 
 
 class Head(NamedTuple):
@@ -27,6 +27,11 @@ class Head(NamedTuple):
 
     values: Tensor
     spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, volume: Volume, kind: Literal["mr", "ct"]) -> "Head":
+        """Of a volume in the order of RAS, in units of the prior."""
+        return cls(in_units(volume.data[0].float(), kind), volume.spacing)
 
 
 class Planes(Dataset[Tensor]):
@@ -191,11 +196,9 @@ class PlaneData(EpochData):
         return [self._head(path) for path in matching(self.folder, self.patterns[part])]
 
     def _head(self, path: Path) -> Head:
-        volume = read(path, slices=8).oriented("RAS")
-        values = in_units(volume.data[0].float(), self.kind)
-        if noise := self.noise.get(path.relative_to(self.folder).as_posix()):
-            values = denoised(values, noise)
-        return Head(values, volume.spacing)
+        head = Head.of(read(path, slices=8).oriented("RAS"), self.kind)
+        noise = self.noise.get(path.relative_to(self.folder).as_posix())
+        return head._replace(values=denoised(head.values, noise)) if noise else head
 
 
 def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
