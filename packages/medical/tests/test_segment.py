@@ -298,6 +298,20 @@ def test_networks(kind: Any, dims: int) -> None:
     assert rebuilt.state_dict().keys() == network.state_dict().keys()
 
 
+def test_training_starts_as_a_plain_segmenter(tmp_path: Path) -> None:
+    """Which takes no notice of the noisy mask until it has learnt to."""
+    torch.manual_seed(0)
+    plain = Volumetric(1, 3, width=4)
+    task = SimpleNamespace(network=plain, process=None, shift=1.0)
+    folder = str(checkpoints.save_segmenter(tmp_path / "model", task, "card", Balls()))
+    network = SegmentTask(Volumetric(4, 3, width=4), RectifiedFlow(), init=folder).network
+    image, said = torch.randn(1, 1, 16, 16, 16), torch.randn(1, 3, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(network(torch.cat([image, said], 1)), plain(image), atol=1e-2, rtol=1e-2)
+    with pytest.raises(ValueError, match="cannot start as"):
+        SegmentTask(Volumetric(4, 3, width=8), RectifiedFlow(), init=folder)
+
+
 def test_networks_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="2 or 3 dimensions"):
         Volumetric(1, 2, dims=4)

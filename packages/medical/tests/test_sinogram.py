@@ -118,7 +118,12 @@ def normal(x: Tensor, t: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def reconstructor() -> Reconstructor:
     prior: Any = SimpleNamespace(
-        kind="ct", folder="here", process=PROCESS, denoise=normal, network=nn.Linear(1, 1)
+        kind="ct",
+        informed=False,
+        folder="here",
+        process=PROCESS,
+        denoise=normal,
+        network=nn.Linear(1, 1),
     )
     return Reconstructor(prior)
 

@@ -209,6 +209,22 @@ def test_contrast_is_that_of_t1_and_heads_are_stripped() -> None:
         assert bool((tissue == 3).any())
 
 
+def test_soft_tissue_is_muscle_and_fat() -> None:
+    """Some of it as bright as grey matter and some brighter than white: brightness alone tells no brain."""
+    grey, white, fluid, bone, soft, air = balls()
+    chance = torch.stack([air, fluid, grey, white, torch.zeros_like(air), bone, soft])
+    anatomy = Anatomy(chance, hull(chance[2:5].sum(0) > 0.5, MM), MM)
+    dark, fat = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        image, tissue = draw(anatomy, rng, size=(32, 32, 32), spacing=5.0, contrast=0.0, stripped=0.0)
+        found = image[0][tissue == 6]
+        dark.append(float((found < image[0][tissue == 3].median()).float().mean()))
+        fat.append(float((found > image[0][tissue == 3].quantile(0.9)).float().mean()))
+    assert 0.2 < np.mean(dark) < 0.8
+    assert max(fat) > 0.4
+
+
 def test_units_are_those_of_the_whole_head() -> None:
     """A crop of nothing but white matter is not brought to mean 0, as it would be by its own intensities."""
     grey, white, fluid, bone, soft, air = balls()

@@ -36,6 +36,11 @@ class Prior:
         return denoiser(self.network, self.process, self.config["sigma_data"], complex=self.kind == "mr")
 
     @property
+    def informed(self) -> bool:
+        """Whether it takes the least-squares image beside the state, and so is no denoiser without a scan."""
+        return bool(self.config["network"]["init_args"].get("informed", 0))
+
+    @property
     def near_real(self) -> bool:
         """Whether it learnt complex slices of little phase."""
         return bool(self.config.get("near_real", False))

@@ -325,6 +325,9 @@ def train(args: Sequence[str]) -> None:
     if what == "prior":
         from diffkit.medical.planes import PlaneData as Data
         from diffkit.medical.prior import PriorTask as Task
+    elif what == "informed":
+        from diffkit.medical.informed import InformedTask as Task
+        from diffkit.medical.informed import ScanData as Data
     elif what == "progress":
         from diffkit.medical.covariate import CovariateTask as Task
         from diffkit.medical.covariate import GrowthData as Data
@@ -338,7 +341,7 @@ def train(args: Sequence[str]) -> None:
         else:
             from diffkit.medical.hecktor import HecktorData as Data
     else:
-        kinds = "prior, progress, tissue, lesions or hecktor"
+        kinds = "prior, informed, progress, tissue, lesions or hecktor"
         raise ValueError(f"{what!r} is nothing to train; give {kinds}, then the options.")
     train(Task, Data, rest, write=write_run)
 

@@ -48,6 +48,7 @@ class Planes(Dataset[Tensor]):
         turn: the largest angle in it, degrees.
         depth: the shares of a head's height between which planes pass.
         shift: the largest millimetres from the middle of the head to that of a plane; for planes smaller than it.
+        warp: millimetres by which a plane is bent in itself, a deviation: other people's heads from one.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Planes(Dataset[Tensor]):
         turn: float = 12.0,
         depth: tuple[float, float] = (0.3, 0.9),
         shift: float = 8.0,
+        warp: float = 0.0,
     ) -> None:
+        self.warp = warp
         self.heads, self.kind, self.size, self.spacing = list(heads), kind, size, spacing
         self.items, self.seed, self.depth, self.shift = items, seed, depth, shift
         self.angles = np.radians([tilt, tilt, turn])
@@ -96,6 +99,10 @@ class Planes(Dataset[Tensor]):
         grid = torch.linspace(-half, half, self.size)
         up, right = torch.meshgrid(-grid, grid, indexing="ij")  # rows run down, from the front
         points = torch.stack([right, up, torch.zeros_like(up)], -1)
+        if self.warp:
+            field = torch.linspace(-1, 1, self.size)
+            bent = [_smooth(field, rng), _smooth(field, rng), torch.zeros_like(up)]
+            points = points + self.warp * torch.stack(bent, -1)
         angles = self.angles * rng.uniform(-1, 1, 3)
         centre = torch.tensor(
             [*rng.uniform(-self.shift, self.shift, 2), (rng.uniform(*self.depth) - 0.5) * float(extent[2])]
@@ -147,7 +154,7 @@ class PlaneData(EpochData):
         items: planes of an epoch.
         num_workers: processes that cut.
         seed: of the planes.
-        tilt, turn, depth, shift: see :class:`Planes`.
+        tilt, turn, depth, shift, warp: see :class:`Planes`.
         noise: the deviation of the noise of a noisy scan, in units of the prior, by its path in ``folder``; it is
             taken away before cutting, as a prior draws and keeps whatever noise it was trained on.
     """
@@ -168,6 +175,7 @@ class PlaneData(EpochData):
         turn: float = 12.0,
         depth: tuple[float, float] = (0.3, 0.9),
         shift: float = 8.0,
+        warp: float = 0.0,
         noise: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
@@ -182,15 +190,16 @@ class PlaneData(EpochData):
             "turn": turn,
             "depth": depth,
             "shift": shift,
+            "warp": warp,
         }
 
     def setup(self, stage: str | None = None) -> None:
-        self.train_set, self.valid_set = (
-            Planes(
-                self._heads(part), self.kind, items=items, seed=self.seed + (part == "valid"), **self.options
-            )
-            for part, items in (("train", self.items), ("valid", 64))
-        )
+        self.train_set, self.valid_set = self.planes("train", self.items), self.planes("valid", 64)
+
+    def planes(self, part: str, items: int) -> Planes:
+        """``items`` planes of the heads of a part, ``train`` or ``valid``."""
+        seed = self.seed + (part == "valid")
+        return Planes(self._heads(part), self.kind, items=items, seed=seed, **self.options)
 
     def _heads(self, part: str) -> list[Head]:
         return [self._head(path) for path in matching(self.folder, self.patterns[part])]

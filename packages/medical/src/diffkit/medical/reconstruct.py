@@ -119,12 +119,12 @@ class Reconstructor:
         )  # the samples of a slice follow each other
         parts = jobs.reshape(slices.count, samples).mT.unbind() if tv else jobs.split(batch_size)
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
+        def denoise(x: Tensor, t: Tensor, *shown: Tensor) -> Tensor:
             out: list[Tensor] = []
-            for part in x.split(batch_size):
+            for part in zip(*(whole.split(batch_size) for whole in (x, *shown)), strict=True):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    out.append(self.prior.denoise(part, t))
-                advance(len(part) / steps)
+                    out.append(self.prior.denoise(part[0], t, *part[1:]))
+                advance(len(part[0]) / steps)
             return torch.cat(out)
 
         drawn = [
@@ -139,14 +139,21 @@ class Reconstructor:
 
     @torch.no_grad()
     def _draw(
-        self, denoise: Denoiser, build: Method, slices: Slices, index: Tensor, grid: Grid, seeds: list[int]
+        self,
+        denoise: Callable[..., Tensor],
+        build: Method,
+        slices: Slices,
+        index: Tensor,
+        grid: Grid,
+        seeds: list[int],
     ) -> Tensor:
         given = Given(slices.rows(index), slices.eased(index), self.prior.process)
         seen = 1.0 if slices.seen is None else slices.seen[index]
-        guided, solver = build(lambda x, t: seen * denoise(x, t), given)
-        warm: dict[str, Any] = {}
-        if float(grid[0]) < 1:
-            warm = {"y": slices.guess(given.eased)}
+        late = float(grid[0]) < 1
+        guess = slices.guess(given.eased) if late or self.prior.informed else None
+        shown = (guess,) if self.prior.informed else ()
+        guided, solver = build(lambda x, t: seen * denoise(x, t, *shown), given)
+        warm: dict[str, Any] = {"y": guess} if late else {}
         like = given.rows.operator.A_adjoint(given.rows.y)
         x = sample(guided, given.process, like, solver=solver, grid=grid, seeds=seeds, **warm)
         return slices.image(x, index)

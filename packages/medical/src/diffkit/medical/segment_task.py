@@ -38,6 +38,7 @@ from diffkit.core.process import Gaussian
 from diffkit.core.train import Task
 from diffkit.core.train.loss import uniform_times
 from diffkit.core.types import expand_as, float64
+from diffkit.medical.checkpoints import load_segmenter
 from diffkit.medical.volumetric import Volumetric
 
 Noise = Gaussian | Categorical | None
@@ -84,6 +85,8 @@ class SegmentTask(Task):
         dice: the weight of the soft Dice loss (Milletari et al. 2016, 1606.04797) of all classes but the background,
             beside the cross-entropy. It helps rare classes, and is no proper score: with it p leans to certainty.
         shift: mu of the times (see the module).
+        init: a segmenter, by name or folder, with whose weights training starts; of one without a process the network
+            then knows all but what a noisy mask says.
         learning_rate, weight_decay, warmup: of :class:`~diffkit.core.train.Task`.
 
     ValueError, when training begins, for a network of other numbers of channels or classes than the data, or crops
@@ -97,12 +100,17 @@ class SegmentTask(Task):
         *,
         dice: float = 0.0,
         shift: float = 1.0,
+        init: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup: int = 100,
     ) -> None:
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
         self.network: Volumetric
+        if init is not None:
+            adopted = load_segmenter(init).network
+            assert isinstance(adopted, Volumetric)
+            network.adopt(adopted)
         self.process, self.dice, self.shift = process, dice, shift
         self.size = int(network.arguments["outputs"])
 

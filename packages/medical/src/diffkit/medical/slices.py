@@ -150,14 +150,16 @@ def of_sinogram(measured: Sinogram, *, noise: float | None) -> Slices:
 
     norms = [float(largest(operator, water)) for operator in (projector, Mixed(projector, root_ramp))]
 
-    def guess(at: System) -> Tensor:
-        air = torch.full_like(at.operator.A_adjoint(at.y), -1)
-        return air + cg_sense(at.operator, at.y - at.operator.A(air), iterations=6)
-
     return Slices(
         len(data),
         rows=lambda index: scaled(lambda y: weight[index] * y, p[index], level, norms[0]),
         eased=lambda index: scaled(root_ramp, p[index], _WHITE * level, norms[1]),
-        guess=guess,
+        guess=from_air,
         image=lambda x, index: 1000 * x.clamp(min=-1),
     )
+
+
+def from_air(at: System) -> Tensor:
+    """What six iterations of conjugate gradients make of air towards the least squares of CT ``at`` its rays."""
+    air = torch.full_like(at.operator.A_adjoint(at.y), -1)
+    return air + cg_sense(at.operator, at.y - at.operator.A(air), iterations=6)

@@ -25,9 +25,11 @@ TISSUES = ("air", "fluid", "grey", "white", "deep", "bone", "soft")
 """What a head is painted with; "deep" is grey matter inside the white, brighter than cortex."""
 
 _T1 = torch.tensor(
-    [[0.0, 0.0], [0.32, 0.08], [0.72, 0.06], [1.0, 0.02], [0.85, 0.04], [0.2, 0.1], [0.75, 0.2]]
+    [[0.0, 0.0], [0.32, 0.08], [0.72, 0.06], [1.0, 0.02], [0.87, 0.05], [0.2, 0.1], [0.6, 0.1], [1.3, 0.25]]
 )
-# The mean of a tissue in a T1-weighted image, white matter's being 1, and how far it varies between scans.
+# The mean of a tissue in a T1-weighted image, white matter's being 1, and how far it varies between scans. What is soft
+# is muscle, as bright as grey matter, or fat, the last.
+_TEXTURE = torch.tensor([0, 0, 0.02, 0.02, 0.03, 0.1, 0.08, 0.2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +109,7 @@ class _Painter:
             self.means = torch.from_numpy(rng.uniform(0, 1.2, len(_T1)).astype(np.float32))
             self.means[0] = 0.0
         self.spread, self.temperature = rng.uniform(0.01, 0.05), rng.uniform(0.0, 0.6)
-        self.texture = torch.tensor([0, 0, 0.02, 0.02, 0.03, 0.1, 0.3]) * rng.uniform(
-            0.5, 1.5
-        )  # fat and muscle
+        self.texture, self.fat = _TEXTURE * rng.uniform(0.5, 1.5), rng.uniform(-0.7, 0.7)
 
     def __call__(self, maps: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
         """The scan and its tissue, of voxels of ``spacing`` mm."""
@@ -121,7 +121,9 @@ class _Painter:
         tissue = likeliest(chance.clamp(min=1e-6).log() + self.temperature * fields)
         texture = fields[0]  # air's, which nothing else shows
         grain = torch.from_numpy(self.rng.standard_normal(shape, np.float32))
-        return self.means[tissue] + self.texture[tissue] * texture + self.spread * grain, tissue
+        fat = (tissue == len(TISSUES) - 1) & (smooth(shape, 6.0 / spacing, self.rng)[0] < self.fat)
+        paint = tissue + fat
+        return self.means[paint] + self.texture[paint] * texture + self.spread * grain, tissue
 
 
 def _degrade(image: Tensor, rng: np.random.Generator, spacing: float, *, strength: float) -> Tensor:

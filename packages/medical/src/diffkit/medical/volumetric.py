@@ -55,6 +55,20 @@ class Volumetric(nn.Module):
             raise ValueError(f"no network {kind!r}; the kinds are unet and segresnet.")
         self.to(memory_format=_LAYOUT[dims])  # pyright: ignore[reportCallIssue]
 
+    def adopt(self, other: "Volumetric") -> None:
+        """Become ``other``, of the same kind, and blind to the inputs that it lacks; ValueError if it is unlike."""
+        mine = {name: value for name, value in self.arguments.items() if name != "inputs"}
+        if any(other.arguments[name] != value for name, value in mine.items()):
+            raise ValueError(f"a network of {mine} cannot start as one of {other.arguments}.")
+        theirs = other.state_dict()
+        for name, value in self.state_dict().items():
+            known = theirs[name]
+            if value.ndim > 1 and value.shape[1] > known.shape[1]:
+                value.zero_()
+                value[:, : known.shape[1]] = known
+            else:
+                value.copy_(known)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.dims == 3:
             return self.inner(x.contiguous(memory_format=_LAYOUT[3]))
