@@ -64,7 +64,10 @@ class ScannedPlanes(Planes):
 
 
 class ScanData(PlaneData):
-    """Batches of :class:`ScannedPlanes`: ``scans`` of them, and what :class:`~diffkit.medical.planes.PlaneData` takes."""
+    """Batches of :class:`ScannedPlanes`, of as many ``scans``.
+
+    The other arguments are those of :class:`~diffkit.medical.planes.PlaneData`.
+    """
 
     def __init__(
         self, folder: str, train: list[str], valid: list[str], scans: int = 24, **options: Any

@@ -24,7 +24,8 @@ def denoiser(
 ) -> Callable[..., Tensor]:
     """E[x0 | x_t] of slices ``[batch, 1, height, width]``, complex or real; its condition, if any, is the network's.
 
-    Sides, also of an image that is a condition, that the network does not take (its ``multiple``) are continued by reflection, and cut again.
+    Sides, also of an image that is a condition, that the network does not take (its ``multiple``) are continued by
+    reflection, and cut again.
     """
     wrapped = predict.wrap(network, process, predict.Preconditioned(sigma_data))
     multiple = int(getattr(network, "multiple", 1))

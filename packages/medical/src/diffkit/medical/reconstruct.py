@@ -17,7 +17,7 @@ from torch import Tensor
 from diffkit.core.checkpoint import pick_device
 from diffkit.core.grid import Grid, power
 from diffkit.core.sample import sample
-from diffkit.core.types import Denoiser, lookup
+from diffkit.core.types import lookup
 from diffkit.medical import kspace, sinogram
 from diffkit.medical.arrays import names
 from diffkit.medical.checkpoints import Prior, load
