@@ -1,6 +1,6 @@
 """Reconstruction from undersampled MR and CT beside what does without learning, and beside deepinv with our network.
 
-``python apps/bench/medical.py FOLDER [--mr CHECKPOINT] [--ct CHECKPOINT] [--only mr-4x ...] [--slices 3]``
+``python apps/bench/medical.py FOLDER [--mr CHECKPOINT] [--ct ...] [--only mr-4x ...] [--slices 3]``
 
 FOLDER is what ``diffkit-medical data`` built. Subjects are tested that trained nothing: Colin27, a block of the head CT
 that is 6 mm away from what was trained on, and two other people's CT. Coil maps are estimated (ESPIRiT) outside the
@@ -43,22 +43,28 @@ from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 
 HERE = Path(__file__).parent
 CALLS = 20
+PRIORS = ("mr", "ct", "ct-informed")
 FIRST = torch.zeros(1, dtype=torch.long)
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A case, its slices in the prior's units, and the reconstructor of its kind."""
+    """A case, its slices in the prior's units, and reconstructors by the name of their prior."""
 
     case: Case
     slices: Slices
-    reconstructor: Reconstructor
+    reconstructors: dict[str, Reconstructor]
 
     @classmethod
-    def of(cls, case: Case, reconstructor: Reconstructor) -> "Ready":
+    def of(cls, case: Case, reconstructors: dict[str, Reconstructor]) -> "Ready":
         if isinstance(case.measured, KSpace):
-            return cls(case, of_kspace(case.measured, None, near_real=True, noise=None), reconstructor)
-        return cls(case, of_sinogram(case.measured, noise=None), reconstructor)
+            return cls(case, of_kspace(case.measured, None, near_real=True, noise=None), reconstructors)
+        return cls(case, of_sinogram(case.measured, noise=None), reconstructors)
+
+    @property
+    def reconstructor(self) -> Reconstructor:
+        """That whose prior knows nothing of scans."""
+        return self.reconstructors["mr" if isinstance(self.case.measured, KSpace) else "ct"]
 
 
 Run = Callable[[Ready, Any], Tensor]
@@ -67,12 +73,12 @@ Run = Callable[[Ready, Any], Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """A method with the candidates for its free number, and its network calls."""
+    """A method with the candidates for its free number, its network calls and the name of its prior."""
 
     run: Run
     values: Sequence[Any] = (None,)
     calls: int = 0
-    learned: bool = False
+    prior: str | None = None
 
 
 def without_learning_mr(method: Callable[..., Tensor]) -> Run:
@@ -95,21 +101,16 @@ def without_learning_ct(method: Callable[..., Tensor]) -> Run:
     return run
 
 
-def ours(method: str, steps: int = CALLS, samples: int = 1) -> Entry:
+def ours(method: str, prior: str, steps: int = CALLS) -> Entry:
     def run(ready: Ready, value: Any) -> Tensor:
-        return ready.reconstructor(
-            ready.case.measured,
-            maps=ready.slices.maps,
-            method=method,
-            steps=steps,
-            samples=samples,
-        ).image
+        reconstruct = ready.reconstructors[prior]
+        return reconstruct(ready.case.measured, maps=ready.slices.maps, method=method, steps=steps).image
 
-    return Entry(run, calls=steps * samples, learned=True)
+    return Entry(run, calls=steps, prior=prior)
 
 
-def theirs() -> dict[str, Entry]:
-    """deepinv's methods, whose images are in [0, 1]; none where it is not installed."""
+def theirs(kind: str) -> dict[str, Entry]:
+    """deepinv's methods, whose images are in [0, 1], with our prior of a kind; none where it is not installed."""
     try:
         import deepinv
     except ImportError:
@@ -186,8 +187,8 @@ def theirs() -> dict[str, Entry]:
 
     name = f"deepinv {deepinv.__version__}"
     return {
-        f"{name} DiffPIR": Entry(diffpir, (0.3, 3.0, 30.0), CALLS, learned=True),
-        f"{name} DPS": Entry(dps(CALLS), (10.0, 100.0, 1000.0), CALLS, learned=True),
+        f"{name} DiffPIR": Entry(diffpir, (0.3, 3.0, 30.0), CALLS, prior=kind),
+        f"{name} DPS": Entry(dps(CALLS), (10.0, 100.0, 1000.0), CALLS, prior=kind),
     }
 
 
@@ -206,8 +207,12 @@ def methods(problem: str) -> dict[str, Entry]:
             "SART": Entry(without_learning_ct(sart)),
             "TV": Entry(without_learning_ct(tv), (0.01, 0.03, 0.1, 0.3, 1.0)),
         }
-    published = {"`dps` as published": ours("dps", 1000)} if problem in ("mr-4x", "ct-20") else {}
-    return {**plain, **{f"`{name}`": ours(name) for name in METHODS}, **published, **theirs()}
+    kind = "mr" if problem in MR else "ct"
+    own = {f"`{name}`": ours(name, kind) for name in METHODS}
+    if kind == "ct":
+        own["`plug`, informed"] = ours("plug", "ct-informed")
+    published = {"`dps` as published": ours("dps", kind, 1000)} if problem in ("mr-4x", "ct-20") else {}
+    return {**plain, **own, **published, **theirs(kind)}
 
 
 class Store:
@@ -229,8 +234,8 @@ def measured(
     problem: str,
     data: Path,
     count: int,
-    reconstructor: Reconstructor,
-    digest: str,
+    reconstructors: dict[str, Reconstructor],
+    digests: dict[str, str],
     store: Store,
     images: Path | None,
     names: Sequence[str],
@@ -238,14 +243,14 @@ def measured(
     """Fill the store with the rows of a problem."""
 
     def prepared(tuning: bool) -> Iterator[Ready]:
-        return (Ready.of(case, reconstructor) for case in cases(problem, data, count, tuning=tuning))
+        return (Ready.of(case, reconstructors) for case in cases(problem, data, count, tuning=tuning))
 
     tuning: list[Ready] = []
     ready = list(prepared(False))
     for name, entry in methods(problem).items():
         if names and not any(part in name for part in names):
             continue
-        tail = f"{name}|{digest}" if entry.learned else name
+        tail = f"{name}|{digests[entry.prior]}" if entry.prior else name
 
         def choose(entry: Entry = entry, name: str = name) -> dict[str, Any]:
             tuning.extend(() if tuning else prepared(True))
@@ -285,20 +290,24 @@ def _keep(folder: Path | None, problem: str, case: Case, name: str, image: Tenso
     torch.save(shown[0].half(), place / f"{name.replace('`', '')}.pt")
 
 
-def table(problem: str, rows: dict[str, dict[str, Any]], digest: str) -> list[str]:
+def table(problem: str, rows: dict[str, dict[str, Any]], digests: dict[str, str]) -> list[str]:
     """A problem in markdown: median, least and largest over the slices, and other people one by one."""
     what = MR.get(problem) or "{} views over {} degrees".format(*CT[problem])
     found: dict[str, dict[str, dict[str, Any]]] = {}
+    entries = methods(problem)
     for key, row in rows.items():
         where, case, name, *mine = key.split("|")
-        if where == problem and case != "chosen" and mine in ([], [digest]):
+        if where != problem or case == "chosen" or name not in entries:
+            continue
+        prior = entries[name].prior
+        if mine == ([digests[prior]] if prior else []):
             found.setdefault(name, {})[case] = row
     if not found:
         return []
     people = [p for p in ("cq500-310", "supria") if any(p in row for row in found.values())]
     head = ["method", "calls", "PSNR, dB", "SSIM", "NMSE", "s", *(f"{p}, dB" for p in people), "chosen"]
     lines = ["", f"## {problem}: {what}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name in methods(problem):
+    for name in entries:
         if name not in found:
             continue
         own = [row for case, row in found[name].items() if case not in people]
@@ -360,15 +369,15 @@ def report(store: Store, digests: dict[str, str]) -> str:
         "people, a slice each, in columns of their own.",
     ]
     for problem in (*MR, *CT):
-        text += table(problem, store.rows, digests["mr" if problem in MR else "ct"])
+        text += table(problem, store.rows, digests)
     return "\n".join([*text, "", machine("cpu")]) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="the demo data")
-    parser.add_argument("--mr", default="mr", help="the prior of MR slices, a name or a folder")
-    parser.add_argument("--ct", default="ct", help="the prior of CT slices, a name or a folder")
+    for name in PRIORS:
+        parser.add_argument(f"--{name}", default=name, help="a prior, a name or a folder", dest=name)
     parser.add_argument("--only", nargs="*", default=[*MR, *CT], help="problems", choices=[*MR, *CT])
     parser.add_argument("--methods", nargs="*", default=[], help="parts of their names; all by default")
     parser.add_argument("--slices", type=int, default=3, help="of each subject, at most 3")
@@ -378,31 +387,23 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)  # what deepinv says of itself
     torch.set_num_threads(1)
     store = Store(HERE / "medical.json")
-    digests: dict[str, str] = {}
-    for kind in ("mr", "ct"):
-        wanted = [problem for problem in options.only if problem.startswith(kind)]
-        try:
-            prior = load(getattr(options, kind))
-        except ValueError as error:
-            if wanted:
-                raise SystemExit(str(error)) from None
-            digests[kind] = ""
-            continue
-        digests[kind] = hashlib.sha256((prior.folder / "model.safetensors").read_bytes()).hexdigest()[:12]
-        reconstructor = Reconstructor(prior, bf16=True)
-        for problem in wanted:
-            measured(
-                problem,
-                options.data,
-                options.slices,
-                reconstructor,
-                digests[kind],
-                store,
-                options.images,
-                options.methods,
-            )
-            if options.images:
-                picture(problem, options.images)
+    priors = {name: load(getattr(options, name)) for name in PRIORS}
+    weights = {name: (prior.folder / "model.safetensors").read_bytes() for name, prior in priors.items()}
+    digests = {name: hashlib.sha256(those).hexdigest()[:12] for name, those in weights.items()}
+    reconstructors = {name: Reconstructor(prior, bf16=True) for name, prior in priors.items()}
+    for problem in options.only:
+        measured(
+            problem,
+            options.data,
+            options.slices,
+            reconstructors,
+            digests,
+            store,
+            options.images,
+            options.methods,
+        )
+        if options.images:
+            picture(problem, options.images)
     options.report.write_text(report(store, digests))
 
 

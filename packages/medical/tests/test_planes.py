@@ -98,3 +98,6 @@ def test_data_of_a_folder(tmp_path: Path) -> None:
     assert batch.shape == (4, 2, 32, 32)
     with pytest.raises(ValueError, match="build it with"):
         PlaneData(str(tmp_path), ["other/*"], ["valid/*"]).setup()
+    noisy = PlaneData(str(tmp_path), ["train/*"], ["valid/*"], noise={"train/t2.nii.gz": 0.1})
+    with pytest.raises(ValueError, match=r"noise is given of train/t2.nii.gz"):
+        noisy.setup()

@@ -157,6 +157,8 @@ class PlaneData(EpochData):
         tilt, turn, depth, shift, warp: see :class:`Planes`.
         noise: the deviation of the noise of a noisy scan, in units of the prior, by its path in ``folder``; it is
             taken away before cutting, as a prior draws and keeps whatever noise it was trained on.
+
+    ValueError, when set up, for patterns that no file is like, or noise of a volume that is not there.
     """
 
     def __init__(
@@ -194,6 +196,8 @@ class PlaneData(EpochData):
         }
 
     def setup(self, stage: str | None = None) -> None:
+        if missing := [path for path in self.noise if not (self.folder / path).exists()]:
+            raise ValueError(f"noise is given of {', '.join(missing)}, and {self.folder} has no such volume.")
         self.train_set, self.valid_set = self.planes("train", self.items), self.planes("valid", 64)
 
     def planes(self, part: str, items: int) -> Planes:
