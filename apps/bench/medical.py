@@ -28,28 +28,30 @@ from _medical_problems import CT, MR, PHOTONS, Case, cases
 from solvers import machine
 from torch import Tensor
 
+from diffkit.core.checkpoint import locate
 from diffkit.core.files import whole
 from diffkit.core.types import Denoiser
-from diffkit.medical.checkpoints import load
+from diffkit.medical.checkpoints import EMBEDDED, load
 from diffkit.medical.classical import cg_sense, l1_wavelet, sart, tv, zero_filled
 from diffkit.medical.dose import to_hu
 from diffkit.medical.fbp import fbp
 from diffkit.medical.kspace import KSpace
 from diffkit.medical.methods import METHODS
 from diffkit.medical.mri import to_channels, to_complex
+from diffkit.medical.predictor import load as load_predictor
 from diffkit.medical.reconstruct import Reconstructor
 from diffkit.medical.sinogram import Sinogram
 from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 
 HERE = Path(__file__).parent
 CALLS = 20
-PRIORS = ("mr", "ct", "ct-informed")
+CHECKPOINTS = ("mr", "ct", "ct-predictor")
 FIRST = torch.zeros(1, dtype=torch.long)
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A case, its slices in the prior's units, and reconstructors by the name of their prior."""
+    """A case, its slices in the prior's units, and reconstructors by the name of their checkpoint."""
 
     case: Case
     slices: Slices
@@ -63,7 +65,7 @@ class Ready:
 
     @property
     def reconstructor(self) -> Reconstructor:
-        """That whose prior knows nothing of scans."""
+        """That of a prior alone."""
         return self.reconstructors["mr" if isinstance(self.case.measured, KSpace) else "ct"]
 
 
@@ -73,7 +75,7 @@ Run = Callable[[Ready, Any], Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """A method with the candidates for its free number, its network calls and the name of its prior."""
+    """A method with the candidates for its free number, its network calls and the name of its checkpoint."""
 
     run: Run
     values: Sequence[Any] = (None,)
@@ -210,7 +212,7 @@ def methods(problem: str) -> dict[str, Entry]:
     kind = "mr" if problem in MR else "ct"
     own = {f"`{name}`": ours(name, kind) for name in METHODS}
     if kind == "ct":
-        own["`plug`, informed"] = ours("plug", "ct-informed")
+        own |= {f"`{name}`, predicted start": ours(name, "ct-predictor") for name in ("plug", "dds")}
     published = {"`dps` as published": ours("dps", kind, 1000)} if problem in ("mr-4x", "ct-20") else {}
     return {**plain, **own, **published, **theirs(kind)}
 
@@ -373,11 +375,19 @@ def report(store: Store, digests: dict[str, str]) -> str:
     return "\n".join([*text, "", machine("cpu")]) + "\n"
 
 
+def _digest(*names: str) -> str:
+    """Of the weights of checkpoints."""
+    found = hashlib.sha256()
+    for name in names:
+        found.update((locate(name, EMBEDDED) / "model.safetensors").read_bytes())
+    return found.hexdigest()[:12]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="the demo data")
-    for name in PRIORS:
-        parser.add_argument(f"--{name}", default=name, help="a prior, a name or a folder", dest=name)
+    for name in CHECKPOINTS:
+        parser.add_argument(f"--{name}", default=name, help="a checkpoint, a name or a folder", dest=name)
     parser.add_argument("--only", nargs="*", default=[*MR, *CT], help="problems", choices=[*MR, *CT])
     parser.add_argument("--methods", nargs="*", default=[], help="parts of their names; all by default")
     parser.add_argument("--slices", type=int, default=3, help="of each subject, at most 3")
@@ -387,10 +397,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)  # what deepinv says of itself
     torch.set_num_threads(1)
     store = Store(HERE / "medical.json")
-    priors = {name: load(getattr(options, name)) for name in PRIORS}
-    weights = {name: (prior.folder / "model.safetensors").read_bytes() for name, prior in priors.items()}
-    digests = {name: hashlib.sha256(those).hexdigest()[:12] for name, those in weights.items()}
-    reconstructors = {name: Reconstructor(prior, bf16=True) for name, prior in priors.items()}
+    priors = {kind: load(getattr(options, kind)) for kind in ("mr", "ct")}
+    reconstructors = {kind: Reconstructor(prior, bf16=True) for kind, prior in priors.items()}
+    predictor = load_predictor(getattr(options, "ct-predictor"))
+    reconstructors["ct-predictor"] = Reconstructor(priors["ct"], predictor, bf16=True)
+    digests = {kind: _digest(getattr(options, kind)) for kind in ("mr", "ct")}
+    digests["ct-predictor"] = _digest(options.ct, getattr(options, "ct-predictor"))
     for problem in options.only:
         measured(
             problem,

@@ -45,7 +45,6 @@ def reconstructor() -> Reconstructor:
     prior: Any = SimpleNamespace(
         kind="mr",
         near_real=False,
-        informed=False,
         folder="here",
         process=PROCESS,
         denoise=wiener,

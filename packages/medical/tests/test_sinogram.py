@@ -119,7 +119,6 @@ def normal(x: Tensor, t: Tensor) -> Tensor:
 def reconstructor() -> Reconstructor:
     prior: Any = SimpleNamespace(
         kind="ct",
-        informed=False,
         folder="here",
         process=PROCESS,
         denoise=normal,

@@ -36,11 +36,6 @@ class Prior:
         return denoiser(self.network, self.process, self.config["sigma_data"], complex=self.kind == "mr")
 
     @property
-    def informed(self) -> bool:
-        """Whether it takes the least-squares image beside the state, and so is no denoiser without a scan."""
-        return bool(self.config["network"]["init_args"].get("informed", 0))
-
-    @property
     def near_real(self) -> bool:
         """Whether it learnt complex slices of little phase."""
         return bool(self.config.get("near_real", False))
@@ -132,6 +127,7 @@ def load_segmenter(name: str | Path, *, device: str | torch.device = "cpu") -> S
 def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     """Export a training run (see :class:`diffkit.core.train.run.Export`), with a card of its facts."""
     from diffkit.core.train.run import card
+    from diffkit.medical import predictor
     from diffkit.medical.segment_task import SegmentTask
 
     data = trainer.datamodule
@@ -148,13 +144,17 @@ def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
         )
         save_segmenter(folder, task, text, data)
         return
+    predicts = isinstance(task, predictor.PredictorTask)
     names = ", ".join(data.patterns["train"])
     text = card(
-        f"prior of {data.kind} slices",
+        "predictor of CT slices from scans in part" if predicts else f"prior of {data.kind} slices",
         trainer,
         seconds,
         command="diffkit-medical",
         items=f"{data.batch_size} planes",
         data=f"{names}; origins, licences and checksums stand in the manifest.json of `diffkit-medical data`.",
     )
-    save(folder, task, data.kind, text, data.options)
+    if predicts:
+        predictor.save(folder, task, text, data.options)
+    else:
+        save(folder, task, data.kind, text, data.options)

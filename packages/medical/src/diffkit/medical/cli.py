@@ -150,6 +150,7 @@ def reconstruct(
     input: Path,
     output: Path,
     model: str | None = None,
+    predictor: str | None = None,
     maps: Path | None = None,
     mask: Path | None = None,
     method: str | None = None,
@@ -173,6 +174,7 @@ def reconstruct(
             "sinogram" [slices, views, bins], "angles" (or "angles_degrees") and "spacing" of bins in mm.
         output: Magnitudes, or HU, as .nii.gz, .nii or .npz, or a folder for DICOM.
         model: A prior: an embedded name, or the folder of a checkpoint; by default mr or ct.
+        predictor: What makes a first image of a sinogram: an embedded name, or the folder of a checkpoint.
         maps: Coil sensitivities as .npy or .npz, complex [coils, height, width]; estimated by default.
         mask: What was sampled, as .npy or .npz; by default where k-space is not zero.
         method: plug, dds, diffpir, pigdm, dps or flowchef; by default plug, or dds for several samples.
@@ -208,7 +210,9 @@ def reconstruct(
         if not of_mr:
             raise ValueError(f"{input} is a sinogram, and has no mask: leave --mask out.")
         measured = replace(measured, mask=given["mask"].squeeze() != 0)
-    reconstructor = Reconstructor.from_pretrained(model or ("mr" if of_mr else "ct"), device, bf16=bf16)
+    reconstructor = Reconstructor.from_pretrained(
+        model or ("mr" if of_mr else "ct"), device, predictor=predictor, bf16=bf16
+    )
     with progress(len(measured.data) * samples) as step:
         found = reconstructor(
             measured,
@@ -325,9 +329,9 @@ def train(args: Sequence[str]) -> None:
     if what == "prior":
         from diffkit.medical.planes import PlaneData as Data
         from diffkit.medical.prior import PriorTask as Task
-    elif what == "informed":
-        from diffkit.medical.informed import InformedTask as Task
-        from diffkit.medical.informed import ScanData as Data
+    elif what == "predictor":
+        from diffkit.medical.predictor import PredictorTask as Task
+        from diffkit.medical.predictor import ScanData as Data
     elif what == "progress":
         from diffkit.medical.covariate import CovariateTask as Task
         from diffkit.medical.covariate import GrowthData as Data
@@ -341,7 +345,7 @@ def train(args: Sequence[str]) -> None:
         else:
             from diffkit.medical.hecktor import HecktorData as Data
     else:
-        kinds = "prior, informed, progress, tissue, lesions or hecktor"
+        kinds = "prior, predictor, progress, tissue, lesions or hecktor"
         raise ValueError(f"{what!r} is nothing to train; give {kinds}, then the options.")
     train(Task, Data, rest, write=write_run)
 

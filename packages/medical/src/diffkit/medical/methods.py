@@ -89,6 +89,11 @@ STARTS = {"plug": 0.2}
 """The times at which methods begin, where it is not 1."""
 
 
+MIRRORED = ("plug",)
+"""Methods whose every other call sees the mirror image: priors learn slices and their mirror images alike, and without
+noise what the network errs by adds up over the calls (Zhang et al. 2021, 2008.13751, section 4.2)."""
+
+
 def _plug_tv(denoise: Denoiser, given: Given, *, weight: float) -> tuple[Denoiser, Solver | Sampler]:
     at = given.eased
     return denoise, plug_tv(at.operator, at.y, noise=at.noise, weight=weight, momentum=_MOMENTUM)

@@ -10,15 +10,12 @@ from torch.nn import functional as F
 class UNet(nn.Module):
     """MONAI's `DiffusionModelUNet` on blocks of pixels: `(x [batch, channels, height, width], t [batch]) -> F`.
 
-    One that is ``informed`` is also shown images `[batch, informed, height, width]`: `(x, t, images) -> F`.
-
     Args:
         channels: of the state: 2 for a complex image, 1 for CT.
         widths: of the levels; each halves the resolution, and a side must divide by block * 2^(levels - 1).
         block: pixels of block x block are the channels of the first level: an eighth of the cost at 2.
         depth: residual blocks a level.
         attention: at the lowest level.
-        informed: channels of the images that it is shown beside the state.
     """
 
     def __init__(
@@ -28,7 +25,6 @@ class UNet(nn.Module):
         block: int = 2,
         depth: int = 1,
         attention: bool = True,
-        informed: int = 0,
     ) -> None:
         super().__init__()
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -39,14 +35,13 @@ class UNet(nn.Module):
             "block": block,
             "depth": depth,
             "attention": attention,
-            **({"informed": informed} if informed else {}),
         }
         self.block = block
         self.multiple = block * 2 ** (len(widths) - 1)
         """Of which the sides of a state must be multiples."""
         self.body = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=(channels + informed) * block**2,
+            in_channels=channels * block**2,
             out_channels=channels * block**2,
             channels=tuple(widths),
             attention_levels=(*[False] * (len(widths) - 1), attention),
@@ -56,6 +51,5 @@ class UNet(nn.Module):
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  faster, on CPUs twofold
 
-    def forward(self, x: Tensor, t: Tensor, *images: Tensor) -> Tensor:
-        blocks = F.pixel_unshuffle(torch.cat([x, *images], 1), self.block)
-        return F.pixel_shuffle(self.body(blocks, 1000 * t), self.block)
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.body(F.pixel_unshuffle(x, self.block), 1000 * t), self.block)

@@ -24,20 +24,16 @@ def denoiser(
 ) -> Callable[..., Tensor]:
     """E[x0 | x_t] of slices ``[batch, 1, height, width]``, complex or real; its condition, if any, is the network's.
 
-    Sides, also of an image that is a condition, that the network does not take (its ``multiple``) are continued by
-    reflection, and cut again.
+    Sides that the network does not take (its ``multiple``) are continued by reflection, and cut again.
     """
     wrapped = predict.wrap(network, process, predict.Preconditioned(sigma_data))
     multiple = int(getattr(network, "multiple", 1))
 
     def denoise(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-
-        def padded(image: Tensor) -> Tensor:
-            return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="reflect")
-
-        told = (padded(c) if c.ndim == x.ndim else c for c in condition)
-        out = wrapped(padded(to_channels(x) if complex else x), t, *told)[..., :height, :width]
+        channels = to_channels(x) if complex else x
+        padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+        out = wrapped(padded, t, *condition)[..., :height, :width]
         return to_complex(out) if complex else out
 
     return denoise

@@ -1,11 +1,9 @@
 """Images from k-space or sinograms that were sampled in part, by a prior of slices.
 
-A prior knows nothing of coils, masks or rays; measurements enter by an operator and a method of
-:mod:`diffkit.core.inverse`, and where the prior is informed also by the least-squares image that it is shown. Several
-samples of the same data tell what the data leave open: their mean is the image, their deviation a map of doubt.
-
-Priors learn slices and their mirror images alike, and every other call sees the mirror image: what the network errs by
-on one side it does not add up over the calls (Zhang et al. 2021, 2008.13751, section 4.2).
+The prior is unconditional and knows nothing of coils, masks or rays; measurements enter by an operator and a method of
+:mod:`diffkit.core.inverse`. Several samples of the same data tell what the data leave open: their mean is the image,
+their deviation a map of doubt. A run may begin at what a :mod:`~diffkit.medical.predictor` makes of the least-squares
+image.
 """
 
 from collections.abc import Callable
@@ -21,14 +19,19 @@ from torch import Tensor
 from diffkit.core.checkpoint import pick_device
 from diffkit.core.grid import Grid, power
 from diffkit.core.sample import sample
-from diffkit.core.types import lookup
+from diffkit.core.types import Denoiser, lookup
 from diffkit.medical import kspace, sinogram
+from diffkit.medical import predictor as predictors
 from diffkit.medical.arrays import names
 from diffkit.medical.checkpoints import Prior, load
 from diffkit.medical.kspace import KSpace
-from diffkit.medical.methods import METHODS, STACKS, STARTS, Given, Method
+from diffkit.medical.methods import METHODS, MIRRORED, STACKS, STARTS, Given, Method
+from diffkit.medical.predictor import Predictor
 from diffkit.medical.sinogram import Sinogram
 from diffkit.medical.slices import Slices, of_kspace, of_sinogram
+
+CLOSE = 0.2
+"""The time at which a run begins at most from what a predictor makes."""
 
 
 def read(path: str | Path) -> KSpace | Sinogram:
@@ -57,19 +60,31 @@ class Reconstructor:
 
     Args:
         prior: of slices.
+        predictor: of what such slices are in least-squares images.
         bf16: run the network in bfloat16: several times faster on recent GPUs, and on CPUs with AMX.
+
+    ValueError for a predictor beside a prior that is not of CT.
     """
 
-    def __init__(self, prior: Prior, *, bf16: bool = False) -> None:
-        self.prior, self.bf16 = prior, bf16
+    def __init__(self, prior: Prior, predictor: Predictor | None = None, *, bf16: bool = False) -> None:
+        if predictor is not None and prior.kind != "ct":
+            raise ValueError(f"the predictor is one of CT, and {prior.folder} a prior of {prior.kind}.")
+        self.prior, self.predictor, self.bf16 = prior, predictor, bf16
         self.device = next(prior.network.parameters()).device
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "mr", device: str = "auto", *, bf16: bool = False
+        cls,
+        name: str | Path = "mr",
+        device: str = "auto",
+        *,
+        predictor: str | Path | None = None,
+        bf16: bool = False,
     ) -> "Reconstructor":
-        """With an embedded prior, or one in a folder; CheckpointError if there is none."""
-        return cls(load(name, device=pick_device(device)), bf16=bf16)
+        """With embedded checkpoints, or those of folders; CheckpointError if there is none."""
+        where = pick_device(device)
+        first = None if predictor is None else predictors.load(predictor, device=where)
+        return cls(load(name, device=where), first, bf16=bf16)
 
     def __call__(
         self,
@@ -93,12 +108,13 @@ class Reconstructor:
             maps: of the coils' sensitivities, as k-space or without slices; estimated (ESPIRiT) by default.
             method: a name of :data:`~diffkit.medical.methods.METHODS`: by default ``plug``, and where a law is to be
                 sampled, as several ``samples`` ask, ``dds``.
-            steps: network calls of a sample.
+            steps: network calls of a sample; the first is that of the predictor, if there is one.
             samples: of each slice.
             tv: weight of the total variation from slice to slice, by which ``plug`` and ``dds`` find them together.
             noise: the standard deviation of a part of k-space, or of a line integral; by default what high frequencies
                 of k-space show, or what a sinogram says of its photons.
-            start: the time to begin at, from the least-squares image where it is below 1; by default the method's.
+            start: the time to begin at, where it is below 1 from the least-squares image, or what the predictor makes
+                of it; by default the method's, and no more than :data:`CLOSE` with a predictor.
             seed: of the first sample of the first slice; others count on.
             batch_size: slices that the network sees at a time.
             advance: told how many samples are done, in parts of them.
@@ -108,9 +124,14 @@ class Reconstructor:
         """
         name = method or ("dds" if samples > 1 else "plug")
         build = lookup(name, METHODS, "method")
-        start = STARTS.get(name, 1.0) if start is None else start
+        usual = min(STARTS.get(name, 1.0), 1.0 if self.predictor is None else CLOSE)
+        start = usual if start is None else start
         if min(steps, samples, batch_size) < 1 or not 0 < start <= 1:
             raise ValueError("steps, samples and batch_size are at least 1, and start lies in (0, 1].")
+        predictor = self.predictor if start < 1 else None
+        own = steps - (predictor is not None)
+        if own < 1:
+            raise ValueError("a predictor takes the first step: give at least 2.")
         if tv:
             if name not in STACKS:
                 raise ValueError(
@@ -123,17 +144,26 @@ class Reconstructor:
         )  # the samples of a slice follow each other
         parts = jobs.reshape(slices.count, samples).mT.unbind() if tv else jobs.split(batch_size)
 
-        def denoise(x: Tensor, t: Tensor, *shown: Tensor) -> Tensor:
+        def called(network: Callable[..., Tensor], x: Tensor, *t: Tensor) -> Tensor:
             out: list[Tensor] = []
-            for part in zip(*(whole.split(batch_size) for whole in (x, *shown)), strict=True):
+            for part in x.split(batch_size):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    out.append(self.prior.denoise(part[0], t, *part[1:]))
-                advance(len(part[0]) / steps)
+                    out.append(network(part, *t))
+                advance(len(part) / steps)
             return torch.cat(out)
+
+        denoise = partial(called, self.prior.denoise)
+        first = None if predictor is None else partial(called, predictor)
 
         drawn = [
             self._draw(
-                denoise, build, slices, part // samples, power(steps, 2.0, start), (seed + part).tolist()
+                _mirrored(denoise) if name in MIRRORED else denoise,
+                first,
+                build,
+                slices,
+                part // samples,
+                power(own, 2.0, start),
+                (seed + part).tolist(),
             )
             for part in parts
         ]
@@ -144,7 +174,8 @@ class Reconstructor:
     @torch.no_grad()
     def _draw(
         self,
-        denoise: Callable[..., Tensor],
+        denoise: Denoiser,
+        first: Callable[[Tensor], Tensor] | None,
         build: Method,
         slices: Slices,
         index: Tensor,
@@ -153,18 +184,11 @@ class Reconstructor:
     ) -> Tensor:
         given = Given(slices.rows(index), slices.eased(index), self.prior.process)
         seen = 1.0 if slices.seen is None else slices.seen[index]
-        late = float(grid[0]) < 1
-        guess = slices.guess(given.eased) if late or self.prior.informed else None
-        shown = (guess,) if self.prior.informed else ()
-        calls = count()
-
-        def look(x: Tensor, t: Tensor) -> Tensor:
-            mirror = (-1,) if next(calls) % 2 else ()
-            found = denoise(x.flip(mirror), t, *(image.flip(mirror) for image in shown))
-            return seen * found.flip(mirror)
-
-        guided, solver = build(look, given)
-        warm: dict[str, Any] = {"y": guess} if late else {}
+        guided, solver = build(lambda x, t: seen * denoise(x, t), given)
+        warm: dict[str, Any] = {}
+        if float(grid[0]) < 1:
+            guess = slices.guess(given.eased)
+            warm = {"y": guess if first is None else first(guess)}
         like = given.rows.operator.A_adjoint(given.rows.y)
         x = sample(guided, given.process, like, solver=solver, grid=grid, seeds=seeds, **warm)
         return slices.image(x, index)
@@ -181,3 +205,14 @@ class Reconstructor:
         if maps is not None:
             raise ValueError("maps are those of coils, and a sinogram has none: leave them out.")
         return of_sinogram(replace(measured, data=measured.data.to(self.device)), noise=noise)
+
+
+def _mirrored(denoise: Denoiser) -> Denoiser:
+    """``denoise``, of the mirror image at every other call."""
+    calls = count()
+
+    def look(x: Tensor, t: Tensor) -> Tensor:
+        mirror = (-1,) if next(calls) % 2 else ()
+        return denoise(x.flip(mirror), t).flip(mirror)
+
+    return look
