@@ -174,7 +174,8 @@ def reconstruct(
             "sinogram" [slices, views, bins], "angles" (or "angles_degrees") and "spacing" of bins in mm.
         output: Magnitudes, or HU, as .nii.gz, .nii or .npz, or a folder for DICOM.
         model: A prior: an embedded name, or the folder of a checkpoint; by default mr or ct.
-        predictor: What makes a first image of a sinogram: an embedded name, or the folder of a checkpoint.
+        predictor: What makes a first image of CT over less than half a turn: an embedded name, the folder of a
+            checkpoint, or none; by default what goes with the model.
         maps: Coil sensitivities as .npy or .npz, complex [coils, height, width]; estimated by default.
         mask: What was sampled, as .npy or .npz; by default where k-space is not zero.
         method: plug, dds, diffpir, pigdm, dps or flowchef; by default plug, or dds for several samples.

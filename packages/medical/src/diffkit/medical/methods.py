@@ -91,7 +91,7 @@ STARTS = {"plug": 0.2}
 
 MIRRORED = ("plug",)
 """Methods whose every other call sees the mirror image: priors learn slices and their mirror images alike, and without
-noise what the network errs by adds up over the calls (Zhang et al. 2021, 2008.13751, section 4.2)."""
+noise what the network errs by adds up over the calls (Zhang et al. 2021, 2008.13751)."""
 
 
 def _plug_tv(denoise: Denoiser, given: Given, *, weight: float) -> tuple[Denoiser, Solver | Sampler]:

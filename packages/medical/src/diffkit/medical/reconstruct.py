@@ -2,10 +2,11 @@
 
 The prior is unconditional and knows nothing of coils, masks or rays; measurements enter by an operator and a method of
 :mod:`diffkit.core.inverse`. Several samples of the same data tell what the data leave open: their mean is the image,
-their deviation a map of doubt. A run may begin at what a :mod:`~diffkit.medical.predictor` makes of the least-squares
-image.
+their deviation a map of doubt. A run of CT over less than half a turn may begin at what a
+:mod:`~diffkit.medical.predictor` makes of the least-squares image.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,8 +31,14 @@ from diffkit.medical.predictor import Predictor
 from diffkit.medical.sinogram import Sinogram
 from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 
-CLOSE = 0.2
-"""The time at which a run begins at most from what a predictor makes."""
+PREDICTORS = {"ct": "ct-arc"}
+"""Embedded predictors by the prior that goes on from what they make."""
+
+CLOSE = 0.1
+"""The time at which it goes on."""
+
+SHORT = 160 / 180
+"""Of half a turn: with less, directions are missing."""
 
 
 def read(path: str | Path) -> KSpace | Sinogram:
@@ -60,7 +67,8 @@ class Reconstructor:
 
     Args:
         prior: of slices.
-        predictor: of what such slices are in least-squares images.
+        predictor: of what such slices are in least-squares images; used where a scan has less than :data:`SHORT` of
+            half a turn.
         bf16: run the network in bfloat16: several times faster on recent GPUs, and on CPUs with AMX.
 
     ValueError for a predictor beside a prior that is not of CT.
@@ -81,9 +89,14 @@ class Reconstructor:
         predictor: str | Path | None = None,
         bf16: bool = False,
     ) -> "Reconstructor":
-        """With embedded checkpoints, or those of folders; CheckpointError if there is none."""
+        """With embedded checkpoints, or those of folders; CheckpointError if there is none.
+
+        ``predictor`` None is the one that goes with an embedded prior (:data:`PREDICTORS`), if there is one, and
+        "none" is none.
+        """
         where = pick_device(device)
-        first = None if predictor is None else predictors.load(predictor, device=where)
+        chosen = PREDICTORS.get(str(name), "none") if predictor is None else predictor
+        first = None if chosen == "none" else predictors.load(chosen, device=where)
         return cls(load(name, device=where), first, bf16=bf16)
 
     def __call__(
@@ -108,13 +121,13 @@ class Reconstructor:
             maps: of the coils' sensitivities, as k-space or without slices; estimated (ESPIRiT) by default.
             method: a name of :data:`~diffkit.medical.methods.METHODS`: by default ``plug``, and where a law is to be
                 sampled, as several ``samples`` ask, ``dds``.
-            steps: network calls of a sample; the first is that of the predictor, if there is one.
+            steps: network calls of a sample; the first is that of the predictor, where it is used.
             samples: of each slice.
             tv: weight of the total variation from slice to slice, by which ``plug`` and ``dds`` find them together.
             noise: the standard deviation of a part of k-space, or of a line integral; by default what high frequencies
                 of k-space show, or what a sinogram says of its photons.
             start: the time to begin at, where it is below 1 from the least-squares image, or what the predictor makes
-                of it; by default the method's, and no more than :data:`CLOSE` with a predictor.
+                of it; by default the method's, and :data:`CLOSE` with a predictor.
             seed: of the first sample of the first slice; others count on.
             batch_size: slices that the network sees at a time.
             advance: told how many samples are done, in parts of them.
@@ -124,11 +137,12 @@ class Reconstructor:
         """
         name = method or ("dds" if samples > 1 else "plug")
         build = lookup(name, METHODS, "method")
-        usual = min(STARTS.get(name, 1.0), 1.0 if self.predictor is None else CLOSE)
+        predictor = self.predictor if isinstance(measured, Sinogram) and _short(measured) else None
+        usual = STARTS.get(name, 1.0) if predictor is None else CLOSE
         start = usual if start is None else start
         if min(steps, samples, batch_size) < 1 or not 0 < start <= 1:
             raise ValueError("steps, samples and batch_size are at least 1, and start lies in (0, 1].")
-        predictor = self.predictor if start < 1 else None
+        predictor = predictor if start < 1 else None
         own = steps - (predictor is not None)
         if own < 1:
             raise ValueError("a predictor takes the first step: give at least 2.")
@@ -216,3 +230,10 @@ def _mirrored(denoise: Denoiser) -> Denoiser:
         return denoise(x.flip(mirror), t).flip(mirror)
 
     return look
+
+
+def _short(measured: Sinogram) -> bool:
+    """Whether views are missing from one side."""
+    angles = measured.scan.angles
+    arc = float(angles.max() - angles.min()) * len(angles) / max(len(angles) - 1, 1)
+    return arc < SHORT * math.pi
