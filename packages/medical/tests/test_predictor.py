@@ -30,8 +30,8 @@ def ball() -> Head:
     return Head((radius < 25).float() - 1 + 0.8 * (radius < 6), (1.0, 1.0, 1.0))
 
 
-def planes(**options: Any) -> ScannedPlanes:
-    return ScannedPlanes([ball()], **{"size": 64, "scans": 4, "tilt": 0.0, "shift": 0.0, **options})
+def planes(scans: int = 4, seed: int = 0) -> ScannedPlanes:
+    return ScannedPlanes([ball()], scans=scans, seed=seed, size=64, tilt=0.0, shift=0.0)
 
 
 def sinogram_of(plane: Tensor, made: ScannedPlanes, k: int) -> Sinogram:

@@ -56,8 +56,8 @@ def correction(network: nn.Module, image: Tensor) -> Tensor:
     return network(image, image.new_zeros(len(image)))
 
 
-def save(folder: str | Path, task: "PredictorTask", card: str, data: dict[str, Any]) -> Path:
-    """Write the network of a task; ``data`` says how its slices were cut."""
+def save(folder: str | Path, task: Any, card: str, data: dict[str, Any]) -> Path:
+    """Write the network of a :class:`PredictorTask`; ``data`` says how its slices were cut."""
     config = {
         "task": "predictor",
         "kind": "ct",
