@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.core.files import whole, whole_folder
+from diffkit.core.files import vacant, whole, whole_folder
 
 
 def test_a_file_takes_the_place_of_another_when_it_is_whole(tmp_path: Path) -> None:
@@ -44,3 +44,22 @@ def test_an_error_leaves_what_was_there(
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_exists_is_named_before_any_work(tmp_path: Path) -> None:
+    new, taken, folder = (tmp_path / name for name in ("new.json", "taken.json", "folder.json"))
+    taken.write_text("precious")
+    folder.mkdir()
+    vacant(new, overwrite=False)
+    vacant(new, taken, overwrite=True)
+    with pytest.raises(ValueError, match=r"taken.json exists already.*--overwrite"):
+        vacant(new, taken, overwrite=False)
+    with pytest.raises(ValueError, match=r"folder.json is a folder"):
+        vacant(folder, overwrite=True)
+    vacant(tmp_path, overwrite=True)  # such as a DICOM series, which has no suffix
+
+
+def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+    with whole(tmp_path / "a/b/new.txt") as beside:
+        beside.write_text("here")
+    assert (tmp_path / "a/b/new.txt").read_text() == "here"

@@ -172,7 +172,6 @@ class TestSearch:
             (["--method", "olss", "--solver", "ddim"], "no use for the solver"),
             (["--method", "boss", "--solver", "pc"], "no use for the solver"),
             (["--budget", "0"], "no path of 0"),
-            (["--out", "nowhere/plan.json"], "a folder that exists"),
             (["--out", "taken.json"], "--overwrite"),
         ],
     )

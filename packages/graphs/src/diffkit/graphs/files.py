@@ -53,7 +53,6 @@ def write(path: str | Path, graphs: Sequence[nx.Graph]) -> Path:
     """
     path = Path(path)
     writer = lookup(path.suffix, WRITERS, "format")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:
         writer(beside, graphs)
     return path

@@ -133,8 +133,6 @@ def evaluate(
 
     if (found is None) == (models is None):
         raise ValueError("evaluate takes either --found, labels, or --models, segmenters.")
-    if json is not None and not json.absolute().parent.is_dir():
-        raise ValueError(f"{json} cannot be written: name a file in a folder that exists.")
     if found is not None:
         rows, scores = report.compare(found, truth, classes, tolerance=tolerance)
     else:

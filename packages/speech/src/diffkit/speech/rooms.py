@@ -147,7 +147,6 @@ def _measured_rooms(
 
 
 def _save(path: Path, bank: RoomBank) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:
         np.savez(
             beside,

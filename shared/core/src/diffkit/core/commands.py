@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffkit.core.cli import progress
+from diffkit.core.files import vacant
 
 if TYPE_CHECKING:
     from diffkit.core.quality import Problem
@@ -60,7 +61,7 @@ def commands(make: Make) -> dict[str, Callable[..., int]]:
         from diffkit.core.solvers import Solver, ddim
         from diffkit.core.types import lookup
 
-        _check_target(out, overwrite)
+        vacant(out, overwrite=overwrite)
         find = lookup(method, METHODS, "search")
         rule = ddim() if solver is None else saved.named(solver)
         options: dict[str, Any] = {"solver": rule} if "solver" in signature(find).parameters else {}
@@ -136,8 +137,7 @@ def commands(make: Make) -> dict[str, Callable[..., int]]:
         from diffkit.core.plan import Plan
 
         table = out.with_suffix(".json")
-        _check_target(out, overwrite)
-        _check_target(table, overwrite)
+        vacant(out, table, overwrite=overwrite)
         problems = make(checkpoint, inputs, count, device)
         chosen = {
             solver if len(grids) == 1 else f"{solver} on {grid}": quality.fixed(
@@ -190,13 +190,13 @@ def commands(make: Make) -> dict[str, Callable[..., int]]:
         from diffkit.core.search.statistics import estimate, save
 
         if out is not None:
-            _check_target(out, overwrite)
+            vacant(out, overwrite=overwrite)
         problem = make(checkpoint, inputs, count, device)[0]
         if out is None:
             if problem.checkpoint is None:
                 raise ValueError("this checkpoint has no folder: say where the statistics go with --out.")
             out = problem.checkpoint / saved.STATISTICS
-            _check_target(out, overwrite)
+            vacant(out, overwrite=overwrite)
         with progress(levels) as step:
 
             def counted(x: Any, t: Any) -> Any:
@@ -228,11 +228,3 @@ def models(module: str) -> Callable[[], None]:
             print(f"{folder.name}  ({read_config(folder)['task']})  {about}")
 
     return models
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    """Refuse before any work what could not be written after it."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"{path} cannot be written: name a file in a folder that exists.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; --overwrite replaces it.")

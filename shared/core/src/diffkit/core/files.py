@@ -9,15 +9,21 @@ from pathlib import Path
 
 
 def vacant(*paths: Path, overwrite: bool) -> None:
-    """ValueError, before any work is done for them, for the first of ``paths`` that exists and may not be replaced."""
+    """ValueError, before any work is done for them, for the first of ``paths`` that may or can not be replaced."""
     if not overwrite and (there := next((path for path in paths if path.exists()), None)):
         raise ValueError(f"{there} exists already; give another name, or --overwrite.")
+    if folder := next((path for path in paths if path.suffix and path.is_dir()), None):
+        raise ValueError(f"{folder} is a folder, which no file replaces; give another name.")
 
 
 @contextmanager
 def whole(path: str | Path) -> Generator[Path]:
-    """A hidden file beside ``path``, of its suffix, that takes its place when all went well, and is removed if not."""
+    """A hidden file beside ``path``, of its suffix, that takes its place when all went well, and is removed if not.
+
+    Folders on the way to it are made.
+    """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield beside
