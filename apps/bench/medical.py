@@ -211,8 +211,8 @@ def methods(problem: str) -> dict[str, Entry]:
         }
     kind = "mr" if problem in MR else "ct"
     own = {f"`{name}`": ours(name, kind) for name in METHODS}
-    if kind == "ct":
-        own |= {f"`{name}`, predicted start": ours(name, "ct-predictor") for name in ("plug", "dds")}
+    if kind == "ct" and CT[problem][1] < 180:
+        own["`plug`, predicted start"] = ours("plug", "ct-predictor")
     published = {"`dps` as published": ours("dps", kind, 1000)} if problem in ("mr-4x", "ct-20") else {}
     return {**plain, **own, **published, **theirs(kind)}
 

@@ -109,6 +109,8 @@ def test_a_run_begins_at_what_was_predicted() -> None:
     whole = Sinogram(Projector(half, (64, 64)).A(to_attenuation(1000 * both)), half, (64, 64))
     reconstructor(whole, steps=1)
     assert len(told) == 2  # nothing is missing from one side
+    reconstructor(measured, steps=1, method="dds")
+    assert len(told) == 2  # a law is sampled from its beginning
     prior.kind = "mr"
     with pytest.raises(ValueError, match="predictor is one of CT"):
         Reconstructor(prior, Predictor(nn.Identity()))

@@ -7,6 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def continued(image: Tensor, network: nn.Module) -> Tensor:
+    """``image`` with sides that ``network`` takes (its ``multiple``), continued by reflection to the right and down."""
+    height, width = image.shape[-2:]
+    multiple = int(getattr(network, "multiple", 1))
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+
+
 class UNet(nn.Module):
     """MONAI's `DiffusionModelUNet` on blocks of pixels: `(x [batch, channels, height, width], t [batch]) -> F`.
 

@@ -30,6 +30,7 @@ from diffkit.medical.checkpoints import EMBEDDED
 from diffkit.medical.ct import Projector
 from diffkit.medical.dose import WATER, scan_noise, to_attenuation
 from diffkit.medical.methods import System
+from diffkit.medical.model import continued
 from diffkit.medical.planes import Head, PlaneData, Planes
 from diffkit.medical.scan import Parallel
 from diffkit.medical.slices import Mixed, from_air, root_ramp
@@ -46,9 +47,8 @@ class Predictor:
 
     def __call__(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        multiple = int(getattr(self.network, "multiple", 1))
-        padded = F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="reflect")
-        return image + SCALE * correction(self.network, padded)[..., :height, :width]
+        found = correction(self.network, continued(image, self.network))
+        return image + SCALE * found[..., :height, :width]
 
 
 def correction(network: nn.Module, image: Tensor) -> Tensor:

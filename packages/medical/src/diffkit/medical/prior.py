@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffkit.core import predict
 from diffkit.core.checkpoint import load_weights, locate
 from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
+from diffkit.medical.model import continued
 from diffkit.medical.mri import to_channels, to_complex
 
 
@@ -27,13 +27,11 @@ def denoiser(
     Sides that the network does not take (its ``multiple``) are continued by reflection, and cut again.
     """
     wrapped = predict.wrap(network, process, predict.Preconditioned(sigma_data))
-    multiple = int(getattr(network, "multiple", 1))
 
     def denoise(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         channels = to_channels(x) if complex else x
-        padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple), mode="reflect")
-        out = wrapped(padded, t, *condition)[..., :height, :width]
+        out = wrapped(continued(channels, network), t, *condition)[..., :height, :width]
         return to_complex(out) if complex else out
 
     return denoise

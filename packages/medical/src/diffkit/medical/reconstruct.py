@@ -127,7 +127,7 @@ class Reconstructor:
             noise: the standard deviation of a part of k-space, or of a line integral; by default what high frequencies
                 of k-space show, or what a sinogram says of its photons.
             start: the time to begin at, where it is below 1 from the least-squares image, or what the predictor makes
-                of it; by default the method's, and :data:`CLOSE` with a predictor.
+                of it; by default the method's, and of ``plug`` :data:`CLOSE` with a predictor.
             seed: of the first sample of the first slice; others count on.
             batch_size: slices that the network sees at a time.
             advance: told how many samples are done, in parts of them.
@@ -138,7 +138,9 @@ class Reconstructor:
         name = method or ("dds" if samples > 1 else "plug")
         build = lookup(name, METHODS, "method")
         predictor = self.predictor if isinstance(measured, Sinogram) and _short(measured) else None
-        usual = STARTS.get(name, 1.0) if predictor is None else CLOSE
+        usual = STARTS.get(name, 1.0)
+        if predictor is not None and usual < 1:  # who samples a law from t = 1 has its whole doubt
+            usual = CLOSE
         start = usual if start is None else start
         if min(steps, samples, batch_size) < 1 or not 0 < start <= 1:
             raise ValueError("steps, samples and batch_size are at least 1, and start lies in (0, 1].")
