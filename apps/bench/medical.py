@@ -45,7 +45,7 @@ from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 
 HERE = Path(__file__).parent
 CALLS = 20
-CHECKPOINTS = ("mr", "ct", "ct-predictor")
+CHECKPOINTS = ("mr", "ct", "ct-arc")
 FIRST = torch.zeros(1, dtype=torch.long)
 
 
@@ -212,7 +212,7 @@ def methods(problem: str) -> dict[str, Entry]:
     kind = "mr" if problem in MR else "ct"
     own = {f"`{name}`": ours(name, kind) for name in METHODS}
     if kind == "ct" and CT[problem][1] < 180:
-        own["`plug`, predicted start"] = ours("plug", "ct-predictor")
+        own["`plug`, predicted start"] = ours("plug", "ct-arc")
     published = {"`dps` as published": ours("dps", kind, 1000)} if problem in ("mr-4x", "ct-20") else {}
     return {**plain, **own, **published, **theirs(kind)}
 
@@ -399,10 +399,10 @@ def main() -> None:
     store = Store(HERE / "medical.json")
     priors = {kind: load(getattr(options, kind)) for kind in ("mr", "ct")}
     reconstructors = {kind: Reconstructor(prior, bf16=True) for kind, prior in priors.items()}
-    predictor = load_predictor(getattr(options, "ct-predictor"))
-    reconstructors["ct-predictor"] = Reconstructor(priors["ct"], predictor, bf16=True)
+    predictor = load_predictor(getattr(options, "ct-arc"))
+    reconstructors["ct-arc"] = Reconstructor(priors["ct"], predictor, bf16=True)
     digests = {kind: _digest(getattr(options, kind)) for kind in ("mr", "ct")}
-    digests["ct-predictor"] = _digest(options.ct, getattr(options, "ct-predictor"))
+    digests["ct-arc"] = _digest(options.ct, getattr(options, "ct-arc"))
     for problem in options.only:
         measured(
             problem,
