@@ -167,9 +167,13 @@ def test_what_a_format_cannot_hold_is_said(tmp_path: Path, name: str, rate: int)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_into_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        audio.write(tmp_path / "missing" / "a.wav", tone(16000), 16000)
+def test_a_missing_folder_is_made_and_a_file_in_its_place_is_an_os_error(tmp_path: Path) -> None:
+    audio.write(tmp_path / "missing" / "a.wav", tone(16000), 16000)
+    assert audio.info(tmp_path / "missing" / "a.wav").rate == 16000
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OSError, match="file"):
+        audio.write(tmp_path / "file" / "a.wav", tone(16000), 16000)
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path: Path) -> None:
