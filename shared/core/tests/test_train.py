@@ -131,6 +131,17 @@ class TestCheckpoint:
         assert load_file(tmp_path / "c" / "model.safetensors")["weight"].dtype == torch.float16
         assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
 
+    def test_training_starts_from_one(self, tmp_path: Path) -> None:
+        network = self.write(tmp_path / "c")
+        task = Tiny(nn.Linear(3, 2))
+        task.start_from(None, tmp_path)
+        assert not torch.allclose(task.network.weight, network.weight, atol=1e-2)  # type: ignore[arg-type]
+        task.start_from("c", tmp_path)
+        torch.testing.assert_close(task.network.weight, network.weight, atol=1e-3, rtol=1e-3)  # type: ignore[arg-type]
+        assert task.network.training
+        with pytest.raises(checkpoint.CheckpointError, match="known names are c"):
+            task.start_from("d", tmp_path)
+
     def test_a_failed_save_leaves_what_was_there(self, tmp_path: Path) -> None:
         self.write(tmp_path / "c")
         before = (tmp_path / "c" / "config.json").read_text()

@@ -61,6 +61,8 @@ class SegmentData(EpochData):
     channels: tuple[str, ...]
     kinds: tuple[str, ...]
     classes: tuple[str, ...]
+    mirrored = False
+    """Whether crops are mirrored left to right at times: then a mirrored image is one more to ask a segmenter about."""
 
     def __init__(
         self,
@@ -91,6 +93,7 @@ class SegmentData(EpochData):
             "classes": list(self.classes),
             "spacing": self.spacing,
             "size": list(self.size),
+            "mirrored": self.mirrored,
         }
 
     def test_cases(self) -> Iterator[Case]:

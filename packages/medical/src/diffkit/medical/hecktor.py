@@ -113,6 +113,7 @@ class HecktorData(SegmentData):
     """
 
     channels, kinds, classes = CHANNELS, KINDS, CLASSES
+    mirrored = True
 
     def __init__(
         self,

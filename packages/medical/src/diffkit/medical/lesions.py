@@ -144,6 +144,7 @@ class LesionData(SegmentData):
     """
 
     channels, kinds, classes = CHANNELS, KINDS, CLASSES
+    mirrored = True
 
     def __init__(self, folder: str, *, cases: int = 6, **options: Any) -> None:
         super().__init__(folder, **options)

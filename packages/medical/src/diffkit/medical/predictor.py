@@ -100,9 +100,7 @@ class PredictorTask(Task):
         warmup: int = 200,
     ) -> None:
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
-        if init is not None:
-            checkpoint.load_weights(checkpoint.locate(init, EMBEDDED), network)
-            network.train()
+        self.start_from(init, EMBEDDED)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         x0, seen = batch

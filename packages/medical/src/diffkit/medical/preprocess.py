@@ -9,7 +9,8 @@ What a kind of channel means:
 * "suv", the uptake of PET over its mean in the body: a fifth of it, at most 5.
 
 A *spec* is a dict that JSON can hold, made by a data module and kept in a checkpoint: "channels" (their names),
-"kinds", "classes" (class 0 is the background), "spacing" in mm, and "size", the voxels of a crop.
+"kinds", "classes" (class 0 is the background), "spacing" in mm, "size", the voxels of a crop, and "mirrored", whether
+left and right are alike to it.
 """
 
 from collections.abc import Callable, Mapping

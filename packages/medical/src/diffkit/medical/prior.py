@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffkit.core import predict
-from diffkit.core.checkpoint import load_weights, locate
 from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
@@ -65,9 +64,7 @@ class PriorTask(Task):
         warmup: int = 200,
     ) -> None:
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
-        if init is not None:
-            load_weights(locate(init, Path(__file__).parent / "pretrained"), network)
-            network.train()
+        self.start_from(init, Path(__file__).parent / "pretrained")
         self.process, self.sigma_data, self.t_min, self.focus = process, sigma_data, t_min, focus
 
     def loss(self, batch: Any) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@ and a sample's noise is one field, of its own seed: whole samplers in each windo
 sides of a seam, and their blend would be neither.
 
 Of a sample its last prediction counts, E[x0 | x_t], not a draw from it: the mean over samples is that of the same law
-with less variance (Rao and Blackwell).
+with less variance (Rao and Blackwell). And at its first call the noisy mask says nothing yet, so that all samples share
+one answer: n samples of two calls are n + 1 calls, or n + 2 where every other sample is of the mirrored image, whose
+mirrored mask is one of the image.
 """
 
 import math
@@ -14,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch import Tensor
 from diffkit.core.categorical import Categorical
 from diffkit.core.checkpoint import pick_device
 from diffkit.core.grid import shifted
+from diffkit.core.process import Gaussian
 from diffkit.core.sample import sample
 from diffkit.medical.checkpoints import SegmentModel, load_segmenter
 from diffkit.medical.preprocess import prepare, restore
@@ -30,6 +33,8 @@ from diffkit.medical.segment_task import log_probability, state
 from diffkit.medical.volume import Volume
 
 _OVERLAP = 0.25  # of windows; MONAI's default
+
+_Probability: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,19 @@ class Segmenter:
 
     def calls(self, samples: int, steps: int) -> int:
         """Network calls for each window of an image: one of a plain segmenter, which has one answer."""
-        return 1 if self.model.process is None else samples * steps
+        if self.model.process is None:
+            return 1
+        return min(samples, 1 + self._mirrored) + samples * (steps - 1)
+
+    @property
+    def _mirrored(self) -> bool:
+        return bool(self.model.spec.get("mirrored", False))
 
     def __call__(
         self,
         volumes: Mapping[str, Volume],
         *,
-        samples: int = 5,
+        samples: int = 8,
         steps: int = 2,
         seed: int = 0,
         batch_size: int = 4,
@@ -85,7 +96,7 @@ class Segmenter:
         Args:
             volumes: the modalities on one grid, in the order of the model's channels; names are those of an error.
             samples: masks to draw.
-            steps: network calls of each.
+            steps: of each; see :meth:`calls`.
             seed: of the first; others count on.
             batch_size: windows at a time.
             advance: told how many calls are done.
@@ -115,7 +126,7 @@ class Segmenter:
         self,
         image: Tensor,
         *,
-        samples: int = 5,
+        samples: int = 8,
         steps: int = 2,
         seed: int = 0,
         batch_size: int = 4,
@@ -125,26 +136,23 @@ class Segmenter:
         if min(samples, steps, batch_size) < 1:
             raise ValueError("samples, steps and batch_size must be at least 1.")
         model, image = self.model, image[None].to(self.device)
-        windows = self._windowed(image, batch_size, advance)
         if model.process is None:
-            return windows(None, torch.ones((), dtype=torch.float64))[0].movedim(-1, 0)
+            plain = self._windowed(image, batch_size, advance)
+            return plain(None, torch.ones((), dtype=torch.float64))[0].movedim(-1, 0)
         classes = len(model.spec["classes"])
         size = model.process.size if isinstance(model.process, Categorical) else classes
         like = image.new_empty(1, *image.shape[2:], size)
         total = torch.zeros_like(like[0, ..., :classes])
-        found: list[Tensor] = []
-
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            found[:] = [windows(x, t)]
-            return state(model.process, found[0])
-
+        views = [_remembering(self._windowed(image, batch_size, advance))]
+        if self._mirrored:
+            views.append(_remembering(self._windowed(image.flip(2), batch_size, advance)))
         for k in range(samples):
-            grid = shifted(steps, model.shift)
-            sample(denoise, model.process, like, grid=grid, seeds=[seed + k])
-            total += found[0][0, ..., :classes]
+            mirrored = k % len(views)
+            found = _last(views[mirrored], model.process, like, shifted(steps, model.shift), seed + k)
+            total += (found.flip(1) if mirrored else found)[0, ..., :classes]
         return total.movedim(-1, 0) / samples
 
-    def _windowed(self, image: Tensor, batch_size: int, advance: Callable[[int], None]) -> Any:
+    def _windowed(self, image: Tensor, batch_size: int, advance: Callable[[int], None]) -> _Probability:
         """``(x, t) -> probabilities`` of the whole image, classes last."""
         from monai.inferers.utils import sliding_window_inference
 
@@ -180,6 +188,34 @@ class Segmenter:
                     f"an image of {' x '.join(map(str, image.shape))} voxels needs {needed / 1e9:.3g} GB of memory on "
                     f"{device.type}, and there are {there / 1e9:.3g}: crop it, or resample it to larger voxels."
                 )
+
+
+def _remembering(windows: _Probability) -> _Probability:
+    """``windows`` that answer once at t = 1, where they see pure noise."""
+    first: list[Tensor] = []
+
+    def remembering(x: Tensor | None, t: Tensor) -> Tensor:
+        if float(t) < 1:
+            return windows(x, t)
+        if not first:
+            first.append(windows(x, t))
+        return first[0]
+
+    return remembering
+
+
+def _last(
+    probability: _Probability, process: Gaussian | Categorical, like: Tensor, grid: Tensor, seed: int
+) -> Tensor:
+    """The last prediction of a sample, ``[1, x, y, z, size]``."""
+    found: list[Tensor] = []
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        found[:] = [probability(x, t)]
+        return state(process, found[0])
+
+    sample(denoise, process, like, grid=grid, seeds=[seed])
+    return found[0]
 
 
 def _memory(device: torch.device) -> int:

@@ -96,7 +96,7 @@ def judge(
     cases: Iterable[Case],
     *,
     name: str | None = None,
-    samples: int = 5,
+    samples: int = 8,
     steps: int = 2,
     seed: int = 0,
     tolerance: float = TOLERANCE,

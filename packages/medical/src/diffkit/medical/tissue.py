@@ -44,6 +44,7 @@ class TissueData(SegmentData):
     """
 
     channels, kinds, classes = ("T1",), ("mr",), CLASSES
+    mirrored = True
 
     def __init__(
         self,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.core import predict
-from diffkit.core.checkpoint import load_weights, locate
 from diffkit.core.process import Gaussian
 from diffkit.core.train import Task, denoising_loss
 from diffkit.core.train.loss import uniform_times
@@ -106,9 +105,7 @@ class SpeechTask(Task):
         warmup: int = 200,
     ):
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
-        if init is not None:
-            load_weights(locate(init, EMBEDDED), network)
-            network.train()
+        self.start_from(init, EMBEDDED)
         self.process = process
         self.spectrum = spectrum or Spectrum()
         self.target = predict.TARGETS[target]

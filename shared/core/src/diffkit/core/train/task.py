@@ -5,6 +5,7 @@ here. Lightning does the rest: devices, nodes, precision, checkpoints, resume, l
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+
+from diffkit.core.checkpoint import load_weights, locate
 
 
 class Task(LightningModule):
@@ -38,6 +41,15 @@ class Task(LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup = warmup
+
+    def start_from(self, checkpoint: str | None, embedded: Path) -> None:
+        """Take the weights of a ``checkpoint`` by folder or by name in ``embedded``; of None nothing is taken.
+
+        CheckpointError if there is none, or it is of another network.
+        """
+        if checkpoint is not None:
+            load_weights(locate(checkpoint, embedded), self.network)
+            self.network.train()
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """The terms of the loss: ``loss`` is what is minimised, other entries are logged."""
