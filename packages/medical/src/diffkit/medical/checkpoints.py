@@ -131,30 +131,27 @@ def write_run(task: Any, folder: Path, trainer: Any, seconds: float) -> None:
     from diffkit.medical.segment_task import SegmentTask
 
     data = trainer.datamodule
-    if isinstance(task, SegmentTask):
-        kind = type(task.process).__name__ if task.process is not None else "no"
-        text = card(
-            f"segmenter of {', '.join(data.classes[1:])} in {', '.join(data.channels)}, with {kind} noise",
-            trainer,
-            seconds,
-            command="diffkit-medical",
-            items=f"{data.batch_size} crops of {' x '.join(map(str, data.size))} voxels of {data.spacing:g} mm",
-            data=f"{type(data).__name__}; origins, licences and checksums stand in the manifest.json of "
-            "`diffkit-medical data`.",
-        )
-        save_segmenter(folder, task, text, data)
-        return
+    segments = isinstance(task, SegmentTask)
     predicts = isinstance(task, predictor.PredictorTask)
-    names = ", ".join(data.patterns["train"])
+    if segments:
+        kind = type(task.process).__name__ if task.process is not None else "no"
+        what = f"segmenter of {', '.join(data.classes[1:])} in {', '.join(data.channels)}, with {kind} noise"
+        items = f"crops of {' x '.join(map(str, data.size))} voxels of {data.spacing:g} mm"
+        source = type(data).__name__
+    else:
+        what = "predictor of CT slices from scans in part" if predicts else f"prior of {data.kind} slices"
+        items, source = "planes", ", ".join(data.patterns["train"])
     text = card(
-        "predictor of CT slices from scans in part" if predicts else f"prior of {data.kind} slices",
+        what,
         trainer,
         seconds,
         command="diffkit-medical",
-        items=f"{data.batch_size} planes",
-        data=f"{names}; origins, licences and checksums stand in the manifest.json of `diffkit-medical data`.",
+        items=f"{data.batch_size} {items}",
+        data=f"{source}; origins, licences and checksums stand in the manifest.json of `diffkit-medical data`.",
     )
-    if predicts:
+    if segments:
+        save_segmenter(folder, task, text, data)
+    elif predicts:
         predictor.save(folder, task, text, data.options)
     else:
         save(folder, task, data.kind, text, data.options)

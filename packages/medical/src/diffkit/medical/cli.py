@@ -40,6 +40,7 @@ def segment(
     samples: int = 8,
     steps: int = 2,
     seed: int = 0,
+    decide: str = "probable",
     batch_size: int = 4,
     device: str = "auto",
     bf16: bool = False,
@@ -47,7 +48,7 @@ def segment(
 ) -> int:
     """Segment a volume of one or several modalities: `segment IMAGE... OUT.nii.gz`, then options.
 
-    On the grid of the images: OUT.nii.gz, the labels, OUT_uncertainty.nii.gz, the entropy of the mean of the samples
+    On the grid of the images: OUT.nii.gz, the labels, OUT_uncertainty.nii.gz, the entropy of the samples together
     from 0 (certain) to 1, and OUT.png of both.
 
     Args:
@@ -57,6 +58,7 @@ def segment(
         samples: Masks to draw.
         steps: Network calls of each.
         seed: Of the noise.
+        decide: The label of a voxel: probable, its most probable class, or dice, for the largest expected Dice.
         batch_size: Windows worked on at a time.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         bf16: Run the network in bfloat16, for recent GPUs, and CPUs with AMX.
@@ -82,6 +84,7 @@ def segment(
             steps=steps,
             seed=seed,
             batch_size=batch_size,
+            decide=decide,
             advance=lambda done: step(output.name, done),
         )
     classes = segmenter.model.spec["classes"]
@@ -105,6 +108,7 @@ def evaluate(
     samples: int = 8,
     steps: int = 2,
     seed: int = 0,
+    decide: str = "probable",
     tolerance: float = 2.0,
     json: Path | None = None,
     device: str = "auto",
@@ -122,6 +126,7 @@ def evaluate(
         samples: Masks for a model to draw.
         steps: Network calls of each.
         seed: Of the noise.
+        decide: How models label voxels: probable or dice, as of `segment`.
         tolerance: Of surface Dice, mm.
         json: A file for all the numbers.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
@@ -136,7 +141,7 @@ def evaluate(
     if found is not None:
         rows, scores = report.compare(found, truth, classes, tolerance=tolerance)
     else:
-        options = {"samples": samples, "steps": steps, "seed": seed, "tolerance": tolerance}
+        options = {"samples": samples, "steps": steps, "seed": seed, "decide": decide, "tolerance": tolerance}
         rows, scores = report.compete(models or [], truth, device=device, bf16=bf16, **options)
     if json is not None:
         report.write(json, rows, scores)

@@ -8,7 +8,8 @@ sides of a seam, and their blend would be neither.
 Of a sample its last prediction counts, E[x0 | x_t], not a draw from it: the mean over samples is that of the same law
 with less variance (Rao and Blackwell). And at its first call the noisy mask says nothing yet, so that all samples share
 one answer: n samples of two calls are n + 1 calls, or n + 2 where every other sample is of the mirrored image, whose
-mirrored mask is one of the image.
+mirrored mask is one of the image. What both views say, each on the mean of its samples, is pooled by the geometric
+mean: two estimates of the same chances that are right would be made timid by the other one (Ranjan and Gneiting 2010).
 """
 
 import math
@@ -26,13 +27,16 @@ from diffkit.core.checkpoint import pick_device
 from diffkit.core.grid import shifted
 from diffkit.core.process import Gaussian
 from diffkit.core.sample import sample
+from diffkit.core.types import lookup
 from diffkit.medical.checkpoints import SegmentModel, load_segmenter
+from diffkit.medical.decide import DECISIONS
 from diffkit.medical.preprocess import prepare, restore
 from diffkit.medical.resample import isotropic
 from diffkit.medical.segment_task import log_probability, state
 from diffkit.medical.volume import Volume
 
 _OVERLAP = 0.25  # of windows; MONAI's default
+_LEAST = 1e-30  # of a sum of probabilities, whose logarithm is taken
 
 _Probability: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
 
@@ -41,7 +45,7 @@ _Probability: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
 class Segmentation:
     """On the grid of the images, to the bit.
 
-    ``labels`` uint8, the most probable class; ``probability`` of each class, a channel each, the mean of the samples;
+    ``labels`` uint8; ``probability`` of each class, a channel each, over the samples;
     ``entropy`` of it, in [0, 1]: 0 where one class is certain, 1 where all are equally probable.
     """
 
@@ -89,6 +93,7 @@ class Segmenter:
         steps: int = 2,
         seed: int = 0,
         batch_size: int = 4,
+        decide: str = "probable",
         advance: Callable[[int], None] = lambda done: None,
     ) -> Segmentation:
         """Segment one head or body.
@@ -99,11 +104,13 @@ class Segmenter:
             steps: of each; see :meth:`calls`.
             seed: of the first; others count on.
             batch_size: windows at a time.
+            decide: a name of :data:`~diffkit.medical.decide.DECISIONS`, of how labels follow from probabilities.
             advance: told how many calls are done.
 
-        ValueError for other channels than the model's, grids that differ, voxels that are not finite, or more memory
-        than there is.
+        ValueError for other channels than the model's, grids that differ, voxels that are not finite, an unknown
+        decision, or more memory than there is.
         """
+        decision = lookup(decide, DECISIONS, "decision")
         spec, first = self.model.spec, next(iter(volumes.values()), None)
         if first is None:
             raise ValueError(f"no image to segment: give {', '.join(spec['channels'])}.")
@@ -116,7 +123,7 @@ class Segmenter:
         p = probability.data
         entropy = -torch.xlogy(p, p).sum(0, keepdim=True) / math.log(len(p))
         return Segmentation(
-            first.holding(p.argmax(0, keepdim=True).to(torch.uint8)),
+            first.holding(decision(p)[None].to(torch.uint8)),
             probability,
             first.holding(entropy.clamp(0, 1)),
         )
@@ -132,7 +139,7 @@ class Segmenter:
         batch_size: int = 4,
         advance: Callable[[int], None] = lambda done: None,
     ) -> Tensor:
-        """The mean probabilities ``[classes, x, y, z]`` of an ``image`` as ``prepare`` gives it; see above."""
+        """The probabilities ``[classes, x, y, z]`` of an ``image`` as ``prepare`` gives it; see above."""
         if min(samples, steps, batch_size) < 1:
             raise ValueError("samples, steps and batch_size must be at least 1.")
         model, image = self.model, image[None].to(self.device)
@@ -142,15 +149,14 @@ class Segmenter:
         classes = len(model.spec["classes"])
         size = model.process.size if isinstance(model.process, Categorical) else classes
         like = image.new_empty(1, *image.shape[2:], size)
-        total = torch.zeros_like(like[0, ..., :classes])
-        views = [_remembering(self._windowed(image, batch_size, advance))]
-        if self._mirrored:
-            views.append(_remembering(self._windowed(image.flip(2), batch_size, advance)))
+        sides = [image, image.flip(2)][: samples if self._mirrored else 1]
+        views = [_remembering(self._windowed(side, batch_size, advance)) for side in sides]
+        totals = image.new_zeros(len(views), *image.shape[2:], classes)
         for k in range(samples):
             mirrored = k % len(views)
             found = _last(views[mirrored], model.process, like, shifted(steps, model.shift), seed + k)
-            total += (found.flip(1) if mirrored else found)[0, ..., :classes]
-        return total.movedim(-1, 0) / samples
+            totals[mirrored] += (found.flip(1) if mirrored else found)[0, ..., :classes]
+        return totals.clamp(min=_LEAST).log().mean(0).softmax(-1).movedim(-1, 0)
 
     def _windowed(self, image: Tensor, batch_size: int, advance: Callable[[int], None]) -> _Probability:
         """``(x, t) -> probabilities`` of the whole image, classes last."""

@@ -99,6 +99,7 @@ def judge(
     samples: int = 8,
     steps: int = 2,
     seed: int = 0,
+    decide: str = "probable",
     tolerance: float = TOLERANCE,
 ) -> tuple[Standing, list[Score]]:
     """A model on whole test images, such as those of ``SegmentData.test_cases()``: its row of a table, and its scores.
@@ -108,7 +109,7 @@ def judge(
     scores, seconds = [], []
     for case in cases:
         start = time.perf_counter()
-        found = segmenter(case.volumes, samples=samples, steps=steps, seed=seed)
+        found = segmenter(case.volumes, samples=samples, steps=steps, seed=seed, decide=decide)
         seconds.append(time.perf_counter() - start)
         classes = segmenter.model.spec["classes"]
         scores.append(

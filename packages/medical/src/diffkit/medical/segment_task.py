@@ -85,6 +85,8 @@ class SegmentTask(Task):
         dice: the weight of the soft Dice loss (Milletari et al. 2016, 1606.04797) of all classes but the background,
             beside the cross-entropy. It helps rare classes, and is no proper score: with it p leans to certainty.
         shift: mu of the times (see the module).
+        plain: the share of crops whose mask says nothing, t = 1, as at the first call of every sample: what the image
+            alone decides is learnt there, and other crops leave little of it to learn.
         init: a segmenter, by name or folder, with whose weights training starts; of one without a process the network
             then knows all but what a noisy mask says.
         learning_rate, weight_decay, warmup: of :class:`~diffkit.core.train.Task`.
@@ -100,6 +102,7 @@ class SegmentTask(Task):
         *,
         dice: float = 0.0,
         shift: float = 1.0,
+        plain: float = 0.0,
         init: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
@@ -111,7 +114,9 @@ class SegmentTask(Task):
             adopted = load_segmenter(init).network
             assert isinstance(adopted, Volumetric)
             network.adopt(adopted)
-        self.process, self.dice, self.shift = process, dice, shift
+        if not 0 <= plain < 1:
+            raise ValueError(f"the share of plain crops is at least 0 and below 1, not {plain:g}.")
+        self.process, self.dice, self.shift, self.plain = process, dice, shift, plain
         self.size = int(network.arguments["outputs"])
 
     def setup(self, stage: str) -> None:
@@ -141,7 +146,8 @@ class SegmentTask(Task):
 
         image, label = batch
         onehot = F.one_hot(label, self.size).to(image)
-        t = shift(uniform_times(len(image), like=image).double(), self.shift)
+        u = uniform_times(len(image), like=image).double() / (1 - self.plain)
+        t = shift(u.clamp(max=1.0), self.shift)
         x = None if self.process is None else self.process.corrupt(state(self.process, onehot), t)
         found = log_probability(self.network, self.process, image, x, t)
         terms = {"entropy": cross_entropy(found, onehot)}
