@@ -112,6 +112,17 @@ def test_unknown_voxels_count_nothing() -> None:
     assert list(score("it", found, truth, ["background", "one", "two"]).classes) == ["one"]
 
 
+def test_a_truth_of_some_voxels_says_nothing_of_calibration() -> None:
+    """Those that it knows it selected by their class: of a chance of 0.6 there, all may be right."""
+    truth = labels(box((2, 2, 2), (6, 6, 6)))
+    one = torch.full(truth.data.shape, 0.6)
+    probability = torch.cat([1 - one, one])
+    whole = score("it", labels(one[0] > 0.5), truth, ["background", "one"], probability)
+    assert 0 <= whole.ece <= 1
+    truth.data[truth.data == 0] = UNKNOWN
+    assert math.isnan(score("it", labels(one[0] > 0.5), truth, ["background", "one"], probability).ece)
+
+
 def test_evaluate_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, high in (("truth", 6), ("found", 4)):
         (tmp_path / name).mkdir()

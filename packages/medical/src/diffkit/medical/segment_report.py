@@ -32,7 +32,8 @@ _LABELS = (".nii.gz", ".nii", ".npz")
 class Score:
     """Of one image: ``classes`` by name, all but the background, and the calibration error ``ece``.
 
-    ``ece`` is over the voxels within 10 mm of the true foreground; not a number where only labels are known.
+    ``ece`` is over the voxels within 10 mm of the true foreground; not a number where only labels were found, or where
+    some of these voxels are of unknown class: those that the truth selects by their class say nothing of calibration.
     """
 
     name: str
@@ -87,7 +88,9 @@ def score(
         for k, name in enumerate(classes)
         if k and (bool(known.all()) or bool((right == k).any()))
     }
-    ece = math.nan if probability is None else calibration(probability, right, region)
+    ece = math.nan
+    if probability is not None and bool(known[region].all()):
+        ece = calibration(probability, right, region)
     return Score(name, scores, ece)
 
 
