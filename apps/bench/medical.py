@@ -190,7 +190,7 @@ def theirs(kind: str) -> dict[str, Entry]:
     name = f"deepinv {deepinv.__version__}"
     return {
         f"{name} DiffPIR": Entry(diffpir, (0.3, 3.0, 30.0), CALLS, prior=kind),
-        f"{name} DPS": Entry(dps(CALLS), (10.0, 100.0, 1000.0), CALLS, prior=kind),
+        f"{name} DPS": Entry(dps(CALLS), (10.0, 100.0, 1000.0, 10000.0), CALLS, prior=kind),
     }
 
 
