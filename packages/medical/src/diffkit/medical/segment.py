@@ -186,7 +186,7 @@ class Segmenter:
         spec = self.model.spec
         channels, classes = len(spec["channels"]), len(spec["classes"])
         shape, _ = isotropic(image, spec["spacing"], tuple(spec["size"]))
-        inner = 4 * math.prod(shape) * (2 * channels + 8 * classes)
+        inner = 4 * math.prod(shape) * (3 * channels + 12 * classes)
         outer = 4 * math.prod(image.shape) * (2 * channels + 3 * classes)
         for device, needed in ((self.device, inner), (torch.device("cpu"), inner + outer)):
             if needed > (there := _memory(device)):
