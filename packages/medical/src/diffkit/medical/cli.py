@@ -56,7 +56,7 @@ def segment(
         output: Labels, as .nii.gz, .nii or .npz.
         model: A segmenter: an embedded name, or the folder of a checkpoint.
         samples: Masks to draw.
-        steps: Network calls of each.
+        steps: Of each; all share the first network call, or two where every other is of the mirrored image.
         seed: Of the noise.
         decide: The label of a voxel: probable, its most probable class, or dice, for the largest expected Dice.
         batch_size: Windows worked on at a time.
@@ -124,7 +124,7 @@ def evaluate(
         models: Segmenters: embedded names, or folders of checkpoints.
         classes: Names of the labels of files, from 0.
         samples: Masks for a model to draw.
-        steps: Network calls of each.
+        steps: Of each, as of `segment`.
         seed: Of the noise.
         decide: How models label voxels: probable or dice, as of `segment`.
         tolerance: Of surface Dice, mm.

@@ -93,7 +93,6 @@ def _convert(source: Source, unpacked: Path, built: Path) -> Iterator[dict[str, 
             volume = volume.holding(volume.data.round().short())
         split = item.split or source.split
         path = f"{split}/{item.to}.nii.gz"
-        (built / path).parent.mkdir(parents=True, exist_ok=True)
         write(built / path, volume)
         yield {
             "path": path,

@@ -11,8 +11,7 @@ is doubtful everywhere is drawn larger so. A voxel above the thresholds of sever
 above, by ratio, and one above none is background.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,5 +38,5 @@ def threshold(p: Tensor) -> float:
     return float(likely[best])
 
 
-DECISIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"probable": probable, "dice": dice})
+DECISIONS: dict[str, Callable[[Tensor], Tensor]] = {"probable": probable, "dice": dice}
 """By the name that commands take."""

@@ -151,10 +151,11 @@ class Segmenter:
         like = image.new_empty(1, *image.shape[2:], size)
         sides = [image, image.flip(2)][: samples if self._mirrored else 1]
         views = [_remembering(self._windowed(side, batch_size, advance)) for side in sides]
+        grid = shifted(steps, model.shift)
         totals = image.new_zeros(len(views), *image.shape[2:], classes)
         for k in range(samples):
             mirrored = k % len(views)
-            found = _last(views[mirrored], model.process, like, shifted(steps, model.shift), seed + k)
+            found = _last(views[mirrored], model.process, like, grid, seed + k)
             totals[mirrored] += (found.flip(1) if mirrored else found)[0, ..., :classes]
         return totals.clamp(min=_LEAST).log().mean(0).softmax(-1).movedim(-1, 0)
 

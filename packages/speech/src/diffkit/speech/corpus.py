@@ -89,9 +89,7 @@ def _encode(source: Source, unpacked: Path, built: Path) -> Iterator[dict[str, A
             held_out = source.hold_out and _bucket(f"{inside}/{name}") % source.hold_out == 0
             split = "valid" if held_out else source.split
             relative = Path(source.kind, split, speaker, _flat(inside, name) + ".flac")
-            target = built / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            audio.write(target, wave, rate, "PCM_16")
+            audio.write(built / relative, wave, rate, "PCM_16")
             yield {
                 "path": relative.as_posix(),
                 "kind": source.kind,
