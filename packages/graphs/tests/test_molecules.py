@@ -1,5 +1,6 @@
 """Molecules as graphs: there and back, and what their report says."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -184,22 +185,54 @@ def test_generated_files_hold_molecules_alone(
         assert f"{len(found)} graphs in {out}, of 20 by 4 steps" in said.out
 
 
-def test_qm9_from_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    text = ["SMILES", *WORDS, "C", "C[CH2]", "C[C@H](N)O"]  # one atom, a radical, a stereocentre
+def wheel(monkeypatch: pytest.MonkeyPatch, tables: dict[str, list[str]]) -> None:
+    """Let what is downloaded hold these tables."""
 
     def download(client: str, package: str, version: str, folder: Path) -> Path:
         (folder / f"{package}-{version}-py3.whl").write_bytes(b"")
         return folder / f"{package}-{version}-py3.whl"
 
     def unpack(archive: Path, folder: Path) -> None:
-        (folder / "qm9pack/data").mkdir(parents=True)
-        (folder / "qm9pack/data/qm9_part1.csv").write_text("\n".join(text))
+        for name, lines in tables.items():
+            path, text = folder / name, "\n".join(lines).encode()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
     monkeypatch.setattr(clients, "download", download)
     monkeypatch.setattr(clients, "unpack", unpack)
+
+
+def test_qm9_from_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = ["SMILES", *WORDS, "C", "C[CH2]", "C[C@H](N)O"]  # one atom, a radical, a stereocentre
+    wheel(monkeypatch, {"qm9pack/data/qm9_part1.csv": text})
     assert main(["data", str(tmp_path), "--set", "qm9"]) == 0
     found = [molecules.smiles(graph) for graph in files.read(tmp_path / "qm9")]
     assert set(found) == {molecules.rdkit().CanonSmiles(word) for word in [*WORDS, "CC(N)O"]}
     text[0] = "NAME"
     assert main(["data", str(tmp_path / "other"), "--set", "qm9"]) == 2
     assert "has no column SMILES" in capsys.readouterr().err
+
+
+def test_moses_from_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The molecules for testing come first, as every split of ours expects."""
+    folder = "moses/dataset/data"
+    tables = {
+        "train.csv.gz": ["SMILES", *WORDS[1:]],
+        "test.csv.gz": ["SMILES", WORDS[0]],
+        "other.csv.gz": ["no"],
+    }
+    wheel(monkeypatch, {f"{folder}/{name}": lines for name, lines in tables.items()})
+    assert main(["data", str(tmp_path), "--set", "moses"]) == 0
+    found = [molecules.smiles(graph) for graph in files.read(tmp_path / "moses")]
+    wanted = list(map(molecules.rdkit().CanonSmiles, WORDS))
+    assert found[0] == wanted[0]
+    assert sorted(map(str, found)) == sorted(wanted)
+
+
+def test_rows_of_a_table_are_drawn_from_all(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["SMILES", *("C" * n for n in range(2, 42))]))
+    found = {seed: [len(graph) for graph in molecules.read_tables([table], 10, seed)] for seed in range(20)}
+    assert {size for sizes in found.values() for size in sizes} == set(range(2, 42))
+    assert all(len(set(sizes)) == 10 for sizes in found.values())
+    assert len({tuple(sizes) for sizes in found.values()}) == 20

@@ -299,8 +299,8 @@ def data(directory: Path, set: list[str] | None = None, count: int | None = None
 
     Args:
         directory: Where the sets are, or are to be.
-        set: Their names: community_small, grid, planar, sbm, debian_ego, mutag, qm9, debian, wordnet; by default those
-            that need no network.
+        set: Their names: community_small, grid, planar, sbm, debian_ego, mutag, qm9, moses, debian, wordnet; by default
+            those that need no network.
         count: Graphs of each set that is generated; by default as many as its paper has.
         seed: Of the generators.
     """

@@ -1,6 +1,6 @@
 """The sets that `diffkit-graphs data` builds: files of graphs, and heterogeneous graphs as folders.
 
-Generated sets and Debian's are written here; MUTAG and QM9 come from wheels and WordNet from a Debian package, by
+Generated sets and Debian's are written here; MUTAG, QM9 and MOSES come from wheels, WordNet from a Debian package, by
 :mod:`diffkit.core.collect`. manifest.json has origins, licences and checksums of all that was not generated.
 """
 
@@ -22,7 +22,8 @@ from diffkit.graphs import archive, files, hetero_files, molecules, sets, wordne
 class Source:
     """One package with graphs in it, in the ``folder`` inside.
 
-    In TU format, of the kind "hetero" in WordNet's own, or of the kind "molecules" in CSV files with a column SMILES.
+    In TU format, of the kind "hetero" in WordNet's own, or of the kind "molecules" in ``tables`` with a column SMILES:
+    patterns of files, and how many of their rows are drawn at most. Each pattern's molecules follow those before.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     note: str = ""
     kind: str = "graphs"
     split: str = "train"
+    tables: tuple[tuple[str, int | None], ...] = ()
 
 
 SOURCES = (
@@ -58,6 +60,19 @@ SOURCES = (
         origin="QM9, molecules of up to nine atoms of C, N, O and F (Ramakrishnan et al. 2014)",
         note="in an order drawn once; without what has one heavy atom, or what no graph of ours says",
         kind="molecules",
+        tables=(("*_part*.csv", None),),
+    ),
+    Source(
+        name="moses",
+        client="pip",
+        package="molsets",
+        version="0.3.1",
+        folder="moses/dataset/data",
+        licence="the wheel is MIT; ZINC, of which they are, has its authors' terms, zinc.docking.org",
+        origin="MOSES, drug-like molecules of ZINC's clean leads (Polykovskiy et al. 2020), as many as ZINC250k has",
+        note="drawn once; the first tenth from its test set, the others from its training set",
+        kind="molecules",
+        tables=(("test.csv.gz", 25_000), ("train.csv.gz", 225_000)),
     ),
     Source(
         name="wordnet",
@@ -114,7 +129,12 @@ def _convert(source: Source, unpacked: Path, built: Path) -> Iterator[dict[str, 
         for path in [*sorted((built / source.name).rglob("*.tsv")), notice]:
             yield {"path": path.relative_to(built).as_posix()}
     elif source.kind == "molecules":
-        found = molecules.read_tables(sorted((unpacked / source.folder).glob("*_part*.csv")))
+        folder = unpacked / source.folder
+        found = [
+            graph
+            for pattern, count in source.tables
+            for graph in molecules.read_tables(sorted(folder.glob(pattern)), count)
+        ]
         files.write(built / source.name / f"{source.name}.smi", found)
         yield {"path": f"{source.name}/{source.name}.smi", "graphs": len(found)}
     else:

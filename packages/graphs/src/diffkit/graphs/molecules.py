@@ -7,9 +7,10 @@ generated with it.
 """
 
 import csv
+import gzip
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,30 +111,29 @@ def read_sdf(path: Path) -> list[nx.Graph]:
     return [_read(mol, f"{path}, molecule {i}") for i, mol in enumerate(found)]
 
 
-def read_tables(paths: Sequence[Path], seed: int = 0) -> list[nx.Graph]:
-    """The molecules of CSV files with a column SMILES, in an order that ``seed`` draws.
+def read_tables(paths: Sequence[Path], count: int | None = None, seed: int = 0) -> list[nx.Graph]:
+    """The molecules of CSV files, or of .csv.gz, with a column SMILES, in an order that ``seed`` draws.
 
-    Left out is what RDKit, :func:`from_mol` and :func:`to_mol` do not bring back, and what has one atom. ValueError
-    where there is no such column.
+    Of ``count`` rows at most, drawn from all. Left out is what RDKit, :func:`from_mol` and :func:`to_mol` do not bring
+    back, and what has one atom. ValueError where there is no such column.
     """
     Chem = rdkit()
+    draw = random.Random(seed)
+    words = [word for path in paths for word in _column(path)]
+    if count is not None and count < len(words):
+        words = draw.sample(words, count)
     kept: list[nx.Graph] = []
-    for path in paths:
-        with path.open(newline="") as stream:
-            rows = csv.DictReader(stream)
-            if "SMILES" not in (rows.fieldnames or ()):
-                raise ValueError(f"{path} has no column SMILES.")
-            for row in rows:
-                if (mol := Chem.MolFromSmiles(row["SMILES"])) is None:
-                    continue
-                try:
-                    graph = from_mol(mol)
-                except ValueError:
-                    continue
-                Chem.RemoveStereochemistry(mol)
-                if len(graph) > 1 and smiles(graph) == Chem.CanonSmiles(Chem.MolToSmiles(mol)):
-                    kept.append(graph)
-    random.Random(seed).shuffle(kept)
+    for word in words:
+        if (mol := Chem.MolFromSmiles(word)) is None:
+            continue
+        try:
+            graph = from_mol(mol)
+        except ValueError:
+            continue
+        Chem.RemoveStereochemistry(mol)
+        if len(graph) > 1 and smiles(graph) == Chem.CanonSmiles(Chem.MolToSmiles(mol)):
+            kept.append(graph)
+    draw.shuffle(kept)
     return kept
 
 
@@ -152,6 +152,15 @@ def write_sdf(path: Path, graphs: Sequence[nx.Graph]) -> None:
         for mol in _molecules(graphs):
             Compute2DCoords(mol)
             writer.write(mol)
+
+
+def _column(path: Path) -> Iterator[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", newline="") as stream:
+        rows = csv.DictReader(stream)
+        if "SMILES" not in (rows.fieldnames or ()):
+            raise ValueError(f"{path} has no column SMILES.")
+        yield from (row["SMILES"] for row in rows)
 
 
 def _bonds(Chem: Any) -> dict[int, Any]:

@@ -194,9 +194,14 @@ def mean(name: str, scores: Sequence[Score], *, calls: int = 0, seconds: float =
 
 def table(rows: Sequence[Standing], scores: Sequence[Score] = ()) -> "Table":
     """For a terminal: a row for each class of each image in ``scores``, then ``rows``."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    made = Table("", "Dice", "HD95 mm", "surface Dice", "ECE", "calls", "s", box=None)
+    columns = ("Dice", "HD95 mm", "surface Dice", "ECE", "calls", "s")
+    made = Table(
+        Column("", overflow="fold"),  # of what may be a long path; numbers stay whole
+        *(Column(name, no_wrap=True, justify="right") for name in columns),
+        box=None,
+    )
     for score in scores:
         for name, part in score.classes.items():
             made.add_row(f"{score.name} {name}", *map(_number, (part.dice, part.hd95, part.surface)))
