@@ -36,7 +36,9 @@ MR = {
 CT = {"ct-20": (20, 180), "ct-60": (60, 180), "ct-90deg": (90, 90), "ct-120deg": (120, 120)}
 """Views, and the degrees over which they are spread."""
 
-_HEIGHTS = (0.6, 0.5, 0.7)
+FIRST = 3
+"""Slices of a subject that every method is measured on; those after them say how a gain spreads."""
+_HEIGHTS = (0.6, 0.5, 0.7, 0.4, 0.45, 0.55, 0.65, 0.75, 0.8)
 _CRANIUM = (7, 2, 12)
 
 
@@ -53,6 +55,13 @@ class Case:
         found = (image.abs() if image.is_complex() else image.clamp(min=-1000) + 1000).double()
         truth = self.truth[None].double()
         return {"psnr": psnr(found, truth), "ssim": ssim(found, truth), "nmse": nmse(found, truth)}
+
+
+def subject_slices(problem: str) -> list[str]:
+    """The slices of the subject that :func:`cases` begins with, in its order."""
+    if problem in MR:
+        return [f"colin27 {height:g}" for height in _HEIGHTS]
+    return [f"cranium {k}" for k in _CRANIUM]
 
 
 def cases(problem: str, data: Path, slices: int, *, tuning: bool = False) -> Iterator[Case]:

@@ -20,11 +20,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
-from _medical_problems import CT, MR, PHOTONS, Case, cases
+from _medical_problems import CT, FIRST, MR, PHOTONS, Case, cases, subject_slices
 from solvers import machine
 from torch import Tensor
 
@@ -46,7 +46,7 @@ from diffkit.medical.slices import Slices, of_kspace, of_sinogram
 HERE = Path(__file__).parent
 CALLS = 20
 CHECKPOINTS = ("mr", "ct", "ct-arc")
-FIRST = torch.zeros(1, dtype=torch.long)
+ROW = torch.zeros(1, dtype=torch.long)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +87,8 @@ def without_learning_mr(method: Callable[..., Tensor]) -> Run:
     def run(ready: Ready, value: Any) -> Tensor:
         slices = ready.slices
         options = {} if value is None else {"weight": value}
-        at = slices.rows(FIRST)
-        return slices.image(method(at.operator, at.y, **options), FIRST)[0]
+        at = slices.rows(ROW)
+        return slices.image(method(at.operator, at.y, **options), ROW)[0]
 
     return run
 
@@ -141,7 +141,7 @@ def theirs(kind: str) -> dict[str, Entry]:
     def problem(ready: Ready) -> tuple[Any, Tensor, Any, Callable[[Tensor], Tensor], float]:
         """The physics, the measurement of u, the denoiser, u to an image, and the noise in u."""
         slices, prior = ready.slices, ready.reconstructor.prior
-        at, complex = slices.eased(FIRST), prior.kind == "mr"
+        at, complex = slices.eased(ROW), prior.kind == "mr"
         scale, offset = (1.6, 0.0) if complex else (1.5, 0.5)
         size = ready.case.truth.shape
 
@@ -161,7 +161,7 @@ def theirs(kind: str) -> dict[str, Entry]:
 
         def image(u: Tensor) -> Tensor:
             x = (offset + scale * (2 * u - 1)).float()
-            return slices.image(to_complex(x) if complex else x, FIRST)[0]
+            return slices.image(to_complex(x) if complex else x, ROW)[0]
 
         first = torch.full((1, 2 if complex else 1, *size), offset - scale)
         y = torch.view_as_real(at.y) if complex else at.y
@@ -293,7 +293,7 @@ def _keep(folder: Path | None, problem: str, case: Case, name: str, image: Tenso
 
 
 def table(problem: str, rows: dict[str, dict[str, Any]], digests: dict[str, str]) -> list[str]:
-    """A problem in markdown: median, least and largest over the slices, and other people one by one."""
+    """A problem in markdown: median, least and largest over the first slices, other people one by one, and gains."""
     what = MR.get(problem) or "{} views over {} degrees".format(*CT[problem])
     found: dict[str, dict[str, dict[str, Any]]] = {}
     entries = methods(problem)
@@ -312,7 +312,7 @@ def table(problem: str, rows: dict[str, dict[str, Any]], digests: dict[str, str]
     for name in entries:
         if name not in found:
             continue
-        own = [row for case, row in found[name].items() if case not in people]
+        own = [row for case, row in found[name].items() if case in subject_slices(problem)[:FIRST]]
         cells = [
             name,
             str(own[0]["calls"] or ""),
@@ -325,6 +325,23 @@ def table(problem: str, rows: dict[str, dict[str, Any]], digests: dict[str, str]
             "" if own[0]["value"] is None else f"{own[0]['value']:g}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return lines + gains(problem, found)
+
+
+def gains(problem: str, found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """What `plug` has above each method without learning on the same slices, where there are more than the first."""
+    plain = [name for name, entry in methods(problem).items() if not entry.calls and name in found]
+    mine = found.get("`plug`", {})
+    lines: list[str] = []
+    for name in plain:
+        both = [case for case in subject_slices(problem) if case in mine and case in found[name]]
+        own = [mine[case]["psnr"] - found[name][case]["psnr"] for case in both]
+        if len(own) > FIRST:
+            lines += [
+                "",
+                f"`plug` above {name}, slice by slice of {len(own)}: {fmean(own):.1f} dB in the mean, "
+                f"{_spread(own, '.1f')} in the median.",
+            ]
     return lines
 
 
@@ -390,7 +407,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", default=name, help="a checkpoint, a name or a folder", dest=name)
     parser.add_argument("--only", nargs="*", default=[*MR, *CT], help="problems", choices=[*MR, *CT])
     parser.add_argument("--methods", nargs="*", default=[], help="parts of their names; all by default")
-    parser.add_argument("--slices", type=int, default=3, help="of each subject, at most 3")
+    parser.add_argument("--slices", type=int, default=FIRST, help="of each subject; more for gains alone")
     parser.add_argument("--images", type=Path, help="a folder for images and pictures")
     parser.add_argument("--report", type=Path, default=HERE / "medical.md")
     options = parser.parse_args()

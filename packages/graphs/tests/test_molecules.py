@@ -52,6 +52,15 @@ def test_there_and_back(word: str) -> None:
     assert molecules.smiles(graph) == molecules.rdkit().CanonSmiles(word)
 
 
+@pytest.mark.parametrize(
+    ("word", "plain"), [("[H]/N=C/C", "CC=N"), ("C[C@H](N)O", "CC(N)O"), ("F/C=C/F", "FC=CF")]
+)
+def test_stereochemistry_is_dropped_with_the_hydrogens_that_say_it(word: str, plain: str) -> None:
+    (graph,) = of(word)
+    assert molecules.smiles(graph) == molecules.rdkit().CanonSmiles(plain)
+    assert "H" not in nx.get_node_attributes(graph, "label").values()
+
+
 def test_labels_are_charges_and_kekule_orders() -> None:
     (graph,) = of("c1cc[nH+]cc1")
     assert Counter(dict(graph.nodes(data="label")).values()) == {"C": 5, "N+": 1}

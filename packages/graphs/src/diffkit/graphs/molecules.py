@@ -37,6 +37,10 @@ def from_mol(mol: Any) -> nx.Graph:
     ValueError for what a graph of this kind cannot say: a radical, or a bond without an order.
     """
     Chem = rdkit()
+    mol = Chem.Mol(mol)
+    Chem.RemoveStereochemistry(
+        mol
+    )  # first: a hydrogen that says on which side of a double bond it is would stay
     mol = Chem.RemoveHs(mol)
     Chem.Kekulize(mol, clearAromaticFlags=True)
     graph = nx.Graph()

@@ -12,10 +12,7 @@ from diffkit.core import checkpoint
 from diffkit.core.categorical import Categorical
 from diffkit.core.process import Gaussian
 from diffkit.core.types import Denoiser
-from diffkit.medical.prior import denoiser
-
-EMBEDDED = Path(__file__).parent / "pretrained"
-"""The checkpoints inside the wheel."""
+from diffkit.medical.prior import EMBEDDED, denoiser
 
 KINDS = ("mr", "ct", "progress")
 

@@ -17,6 +17,9 @@ from diffkit.core.train.loss import uniform_times
 from diffkit.medical.model import continued
 from diffkit.medical.mri import to_channels, to_complex
 
+EMBEDDED = Path(__file__).parent / "pretrained"
+"""The checkpoints inside the wheel."""
+
 
 def denoiser(
     network: nn.Module, process: Gaussian, sigma_data: float, *, complex: bool
@@ -64,7 +67,7 @@ class PriorTask(Task):
         warmup: int = 200,
     ) -> None:
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
-        self.start_from(init, Path(__file__).parent / "pretrained")
+        self.start_from(init, EMBEDDED)
         self.process, self.sigma_data, self.t_min, self.focus = process, sigma_data, t_min, focus
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
