@@ -1,14 +1,14 @@
 """Generated molecules beside real ones: what `diffkit-graphs evaluate --valid molecule` says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from diffkit.graphs import nspdk
 from diffkit.graphs.data import TEST, split
 from diffkit.graphs.molecules import smiles
-from diffkit.graphs.nspdk import nspdk
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,10 +30,10 @@ def report(
     train, held_out = split(reference, test)
     if not len(graphs) or not held_out or not train:
         raise ValueError("there must be molecules to judge, and real ones on both sides of the test share.")
-    valid = [found for graph in graphs if (found := smiles(graph)) is not None]
+    valid = _words(graphs)
     known = {smiles(graph) for graph in train}
     distinct = set(valid)
-    near = {"generated": distances(graphs, held_out), "train": distances(train[: len(graphs)], held_out)}
+    near = distances({"generated": graphs, "train": train[: len(graphs)]}, held_out)
     return {
         "graphs": len(graphs),
         "test": len(held_out),
@@ -45,15 +45,34 @@ def report(
     }
 
 
-def distances(graphs: Sequence[nx.Graph], real: Sequence[nx.Graph]) -> dict[str, float]:
-    """``nspdk`` of two sets of molecules, and ``fcd`` where it can be had and both have two valid ones."""
-    found = {"nspdk": nspdk(graphs, real)}
-    words = [[word for graph in side if (word := smiles(graph))] for side in (graphs, real)]
-    if find_spec("fcd") is not None and min(map(len, words)) > 1:
-        from fcd import get_fcd  # pyright: ignore[reportMissingImports]
+def distances(
+    sides: Mapping[str, Sequence[nx.Graph]], real: Sequence[nx.Graph]
+) -> dict[str, dict[str, float]]:
+    """``nspdk`` of each of ``sides`` from real molecules; ``fcd`` where it can be had, and all have two valid ones."""
+    centre = nspdk.mean(real)
+    found = {name: {"nspdk": nspdk.apart(nspdk.mean(graphs), centre)} for name, graphs in sides.items()}
+    words = {name: _words(graphs) for name, graphs in sides.items()}
+    known = _words(real)
+    if find_spec("fcd") is not None and min(map(len, (known, *words.values()))) > 1:
+        from fcd.utils import calculate_frechet_distance  # pyright: ignore[reportMissingImports]
 
-        found["fcd"] = float(get_fcd(*words))
+        law = _activations(known)
+        for name, row in found.items():
+            row["fcd"] = float(calculate_frechet_distance(*_activations(words[name]), *law))
     return found
+
+
+def _words(graphs: Sequence[nx.Graph]) -> list[str]:
+    return [word for graph in graphs if (word := smiles(graph)) is not None]
+
+
+def _activations(words: list[str]) -> tuple[Any, Any]:
+    """The mean and the covariance of ChemNet's activations."""
+    import numpy as np
+    from fcd import get_predictions, load_ref_model  # pyright: ignore[reportMissingImports]
+
+    found = get_predictions(load_ref_model(), words)
+    return found.mean(0), np.cov(found.T)
 
 
 def table(found: dict[str, Any]) -> "Table":

@@ -12,7 +12,7 @@ hashes of 16 bits: here no two features fall together.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import networkx as nx
@@ -38,16 +38,25 @@ def features(graph: nx.Graph, radius: int = 4, distance: int = 4) -> dict[Featur
     return found
 
 
+def mean(graphs: Sequence[nx.Graph]) -> dict[Feature, float]:
+    """The mean of phi over graphs, as its entries that are not zero. ValueError where there are none."""
+    if not len(graphs):
+        raise ValueError("a comparison needs graphs on both sides; one of them is empty.")
+    found: defaultdict[Feature, float] = defaultdict(float)
+    for graph in graphs:
+        for feature, value in features(graph).items():
+            found[feature] += value / len(graphs)
+    return found
+
+
+def apart(x: Mapping[Feature, float], y: Mapping[Feature, float]) -> float:
+    """|x - y|^2 of two :func:`mean` of phi."""
+    return sum((x.get(feature, 0.0) - y.get(feature, 0.0)) ** 2 for feature in x.keys() | y.keys())
+
+
 def nspdk(x: Sequence[nx.Graph], y: Sequence[nx.Graph]) -> float:
     """The squared discrepancy of two sets of graphs. ValueError where either is empty."""
-    if not len(x) or not len(y):
-        raise ValueError("a comparison needs graphs on both sides; one of them is empty.")
-    gap: defaultdict[Feature, float] = defaultdict(float)
-    for graphs, sign in ((x, 1 / len(x)), (y, -1 / len(y))):
-        for graph in graphs:
-            for feature, value in features(graph).items():
-                gap[feature] += sign * value
-    return sum(value * value for value in gap.values())
+    return apart(mean(x), mean(y))
 
 
 def _shells(graph: nx.Graph, away: dict[int, int], radius: int) -> list[str]:
