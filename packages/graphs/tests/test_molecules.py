@@ -15,6 +15,7 @@ pytest.importorskip("rdkit")
 from diffkit.core.collect import clients
 from diffkit.graphs import checkpoints, files, molecule_report, molecules
 from diffkit.graphs.cli import main
+from diffkit.graphs.generate import generate
 from diffkit.graphs.graph import Classes
 from diffkit.graphs.model import GraphTransformer
 from diffkit.graphs.nspdk import features, nspdk
@@ -169,6 +170,13 @@ def test_evaluate_molecules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["evaluate", *arguments, "--out", str(tmp_path / "a.json")]) == 0
     assert "valid 1.0000, unique 1.0000" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "a.json").is_file()
+
+
+def test_the_checkpoint_inside_makes_molecules() -> None:
+    """By half of the calls that it was measured with."""
+    made = [molecules.smiles(graph) for graph in generate(48, "qm9", device="cpu", steps=50)]
+    assert made.count(None) < 5
+    assert len(set(made)) > 40
 
 
 @pytest.mark.parametrize("labels", [("C", "N"), ("F", "F-")])
