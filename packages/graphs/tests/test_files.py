@@ -31,6 +31,17 @@ def test_many_graphs_in_one_file(tmp_path: Path) -> None:
     assert len(read(tmp_path)) == 6
 
 
+def test_graphml_grows_with_the_graphs(tmp_path: Path) -> None:
+    """networkx's writer would give each label as often as graphs follow."""
+    text = write(tmp_path / "a.graphml", [labelled()] * 3).read_text()
+    assert text.count("<data") == 3 * (4 + 4)
+    mixed = [nx.Graph(), nx.Graph()]
+    for graph, label in zip(mixed, ("N", 1), strict=True):
+        graph.add_nodes_from([0, 1], label=label)
+        graph.add_edge(0, 1, label=label)
+    assert all(map(same, read(write(tmp_path / "b.graphml", mixed)), mixed))
+
+
 def test_names_of_graphml_become_numbers(tmp_path: Path) -> None:
     nx.write_graphml_xml(nx.Graph([("anna", "bob"), ("bob", "carl")]), tmp_path / "a.graphml")
     (graph,) = read(tmp_path / "a.graphml")

@@ -131,7 +131,9 @@ def _read_edges(path: Path) -> list[nx.Graph]:
 
 def _write_graphml(path: Path, graphs: Sequence[nx.Graph]) -> None:
     writer = nx.GraphMLWriter()
-    writer.add_graphs(graphs)
+    for graph in graphs:
+        writer.add_graph_element(graph)
+        writer.attributes.clear()  # with each graph networkx adds those of all before it once more
     with open(path, "wb") as stream:
         writer.dump(stream)
 
