@@ -51,9 +51,11 @@ def distances(
     """``nspdk`` of each of ``sides`` from real molecules; ``fcd`` where it can be had, and all have two valid ones."""
     centre = nspdk.mean(real)
     found = {name: {"nspdk": nspdk.apart(nspdk.mean(graphs), centre)} for name, graphs in sides.items()}
+    if find_spec("fcd") is None:
+        return found
     words = {name: _words(graphs) for name, graphs in sides.items()}
     known = _words(real)
-    if find_spec("fcd") is not None and min(map(len, (known, *words.values()))) > 1:
+    if min(map(len, (known, *words.values()))) > 1:
         from fcd.utils import calculate_frechet_distance  # pyright: ignore[reportMissingImports]
 
         law = _activations(known)

@@ -51,7 +51,8 @@ def mean(graphs: Sequence[nx.Graph]) -> dict[Feature, float]:
 
 def apart(x: Mapping[Feature, float], y: Mapping[Feature, float]) -> float:
     """|x - y|^2 of two :func:`mean` of phi."""
-    return sum((x.get(feature, 0.0) - y.get(feature, 0.0)) ** 2 for feature in x.keys() | y.keys())
+    every = dict.fromkeys((*x, *y))  # not a set, whose order, and so the rounding, is another in each process
+    return sum((x.get(feature, 0.0) - y.get(feature, 0.0)) ** 2 for feature in every)
 
 
 def nspdk(x: Sequence[nx.Graph], y: Sequence[nx.Graph]) -> float:
