@@ -19,6 +19,7 @@ from diffkit.graphs.generate import generate
 from diffkit.graphs.graph import Classes
 from diffkit.graphs.model import GraphTransformer
 from diffkit.graphs.nspdk import features, nspdk
+from diffkit.graphs.picture import draw
 from diffkit.graphs.population import Population
 from diffkit.graphs.sampling import Sampling
 from diffkit.graphs.task import GraphTask
@@ -177,6 +178,24 @@ def test_the_checkpoint_inside_makes_molecules() -> None:
     made = [molecules.smiles(graph) for graph in generate(48, "qm9", device="cpu", steps=50)]
     assert made.count(None) < 5
     assert len(set(made)) > 40
+
+
+def test_molecules_are_drawn_as_formulas(tmp_path: Path) -> None:
+    """The pure red of RDKit's oxygens is in no dot, nor in the word over what it refuses."""
+    from matplotlib.image import imread
+
+    def red(graph: nx.Graph) -> int:
+        draw(tmp_path / "a.png", {"one": [graph]})
+        r, g, b = np.moveaxis(imread(tmp_path / "a.png")[..., :3], -1, 0)
+        return int(((r > 0.9) & (g < 0.15) & (b < 0.15)).sum())
+
+    (ozone,) = of("[O-][O+]=O")
+    other = nx.relabel_nodes(ozone, {0: "a", 1: "b", 2: "c"})
+    assert red(other) == red(ozone) > 20
+    nx.set_node_attributes(other, "oxygen", "label")
+    assert red(other) == 0
+    assert molecules.to_mol(crowded := star(5, "O")) is None
+    assert red(crowded) > 20
 
 
 @pytest.mark.parametrize("labels", [("C", "N"), ("F", "F-")])

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from diffkit.core.categorical import Jumps, Marginal
+from diffkit.core.checkpoint import CheckpointError
 from diffkit.core.testing import check_choices
 from diffkit.core.train import EpochSampler
-from diffkit.graphs import files
+from diffkit.graphs import checkpoints, files
 from diffkit.graphs.data import Alike, GraphData, Indices, split
 from diffkit.graphs.graph import Batch, Classes, collate, index
 from diffkit.graphs.model import GraphTransformer
@@ -98,6 +99,20 @@ def test_it_learns() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-20:]) / 20 < 0.7 * losses[0]
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    trained = task()
+    with torch.no_grad():
+        for weight in trained.network.parameters():
+            weight.add_(1.0)
+    folder = str(checkpoints.save(tmp_path / "a", trained, "# A\n"))
+    own = GraphTask(GraphTransformer(*CLASSES.sizes, width=8, pair_width=4, heads=2, layers=1), init=folder)
+    assert own.network.training
+    for weight, same in zip(trained.network.parameters(), own.network.parameters(), strict=True):
+        torch.testing.assert_close(same, weight, rtol=1e-3, atol=0)  # shipped as half
+    with pytest.raises(CheckpointError):
+        GraphTask(GraphTransformer(*CLASSES.sizes, width=4, pair_width=4, heads=2, layers=1), init=folder)
 
 
 def test_a_network_of_other_classes() -> None:

@@ -61,6 +61,16 @@ def to_mol(graph: nx.Graph) -> Any:
 
     ValueError for labels that name no atom or bond.
     """
+    mol = unchecked(graph)
+    try:
+        rdkit().SanitizeMol(mol)
+    except ValueError:  # RDKit's refusals are of this class
+        return None
+    return mol
+
+
+def unchecked(graph: nx.Graph) -> Any:
+    """The RDKit molecule that a graph says, whatever its valences. ValueError for labels that name no atom or bond."""
     Chem = rdkit()
     mol = Chem.RWMol()
     for node, label in graph.nodes(data=LABEL):
@@ -80,10 +90,6 @@ def to_mol(graph: nx.Graph) -> Any:
         if label not in kinds:
             raise ValueError(f"edge {(u, v)} has the label {label!r}; a bond has the order 1, 2 or 3.")
         mol.AddBond(place[u], place[v], kinds[label])
-    try:
-        Chem.SanitizeMol(mol)
-    except ValueError:  # RDKit's refusals are of this class
-        return None
     return mol.GetMol()
 
 

@@ -17,6 +17,7 @@ from diffkit.core.noise import NoiseLaw, normal, symmetric
 from diffkit.core.train import Task
 from diffkit.core.train.loss import uniform_times
 from diffkit.core.types import Denoiser
+from diffkit.graphs.checkpoints import EMBEDDED
 from diffkit.graphs.graph import Batch, pair_mask
 from diffkit.graphs.model import GraphTransformer
 from diffkit.graphs.population import Population
@@ -74,6 +75,7 @@ class GraphTask(PopulationTask):
         network: of as many classes as the data has.
         schedule: of the noise: the path of flow matching, or DiGress's cosine.
         edge_weight: of the pairs' loss against the nodes', where nodes have classes.
+        init: a checkpoint, by name or folder, whose weights training starts from.
         learning_rate, weight_decay, warmup: of :class:`~diffkit.core.train.Task`.
 
     ValueError, when training begins, for a network of other numbers of classes than the data.
@@ -87,11 +89,13 @@ class GraphTask(PopulationTask):
         *,
         schedule: Literal["linear", "cosine"] = "linear",
         edge_weight: float = 5.0,
+        init: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         warmup: int = 200,
     ):
         super().__init__(network, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
+        self.start_from(init, EMBEDDED)
         self.classes = network.classes
         self.schedule = schedule
         self.edge_weight = edge_weight
