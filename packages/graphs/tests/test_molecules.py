@@ -190,10 +190,9 @@ def test_molecules_are_drawn_as_formulas(tmp_path: Path) -> None:
         return int(((r > 0.9) & (g < 0.15) & (b < 0.15)).sum())
 
     (ozone,) = of("[O-][O+]=O")
-    other = nx.relabel_nodes(ozone, {0: "a", 1: "b", 2: "c"})
-    assert red(other) == red(ozone) > 20
-    nx.set_node_attributes(other, "oxygen", "label")
-    assert red(other) == 0
+    assert red(ozone) > 20
+    nx.set_node_attributes(ozone, dict.fromkeys(ozone, "oxygen"), "label")
+    assert red(ozone) == 0
     assert molecules.to_mol(crowded := star(5, "O")) is None
     assert red(crowded) > 20
 
