@@ -97,6 +97,7 @@ def main(
             made = system.make(seed, len(test))
             seconds = (time.process_time() - begun) * 100 / len(test)
             row["seeds"].append({**compare(test, made, ["gaussian_emd"])["gaussian_emd"], "seconds": seconds})
+            row["machine"] = machine("cpu")
             with whole(store) as beside:
                 beside.write_text(json.dumps(kept, indent=1) + "\n")
             print(
@@ -150,7 +151,7 @@ def table(name: str, found: dict[str, Any]) -> str:
         lines.append(
             f"| {title} | {len(row['seeds'])} | {row['calls'] or ''} | {' | '.join(cells)} | {spent} |"
         )
-    return "\n".join([*lines, "", machine("cpu")]) + "\n"
+    return "\n".join([*lines, "", *sorted({row["machine"] for row in found.values()})]) + "\n"
 
 
 def _generator(model: GraphModel) -> Generator:
