@@ -134,7 +134,7 @@ def main() -> None:
         "--report", type=Path, help="also write the tables to this file, and the picture beside it"
     )
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
-    numbers: dict[str, Any] = {"target": 2.0, "rounds": 10, "strength": 0.7, "steps": 6}
+    numbers: dict[str, Any] = {"target": 2.0, "rounds": 5, "strength": 0.7, "steps": 6}
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     given = parser.parse_args()

@@ -1,6 +1,7 @@
 """Progression with a prior whose answer is known."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from diffkit.core.types import expand_as
 from diffkit.medical import volume
 from diffkit.medical.checkpoints import Prior
 from diffkit.medical.cli import main
+from diffkit.medical.covariate import BRAIN
 from diffkit.medical.picture import series
 from diffkit.medical.progress import Progressor
 from diffkit.medical.volume import Volume
@@ -48,7 +50,7 @@ class Known(nn.Module):
 
 
 def progressor() -> Progressor:
-    config = {"sigma_data": SIGMA, "data": {"spacing": 1.0, "covariate": [-1.0, 1.0]}}
+    config = {"sigma_data": SIGMA, "data": {"size": SIDE, "spacing": 1.0, "covariate": [-1.0, 1.0]}}
     return Progressor(Prior(Path("known"), Known().eval(), PROCESS, "progress", config))
 
 
@@ -105,12 +107,38 @@ def test_the_covariate_is_read() -> None:
 
 def test_volumes_reach_the_target() -> None:
     """Discs of e^c: in the mask all area is fluid or tissue, and beta_2 leaves a part of the last rounds to come."""
-    found = progressor()(head(), mask(), target=2.0, rounds=5, strength=0.7, steps=12)
+    found = progressor()(head(), mask(), ratio=1.0, target=2.0, rounds=5, strength=0.7, steps=12)
     assert found.volumes is not None
     assert len(found.volumes) == len(found.frames.data) == 6
     factors = [ml / found.volumes[0] for ml in found.volumes]
     assert factors == sorted(factors)
     assert factors[-1] == pytest.approx(2.0, rel=0.12)
+
+
+def test_fluid_in_the_mask_says_how_large_they_are() -> None:
+    affine = AFFINE.clone()
+    affine[2, 2] = 1000 * BRAIN / 100 / (36 * math.pi) / 4  # mm: four discs of c = 0 are a hundredth
+    for c in (-0.3, 0.3):
+        image, region = (replace(values, affine=affine) for values in (head(c), mask()))
+        found = progressor()(image, region, target=1.1, rounds=1, steps=1)
+        assert found.covariates[0] == pytest.approx(c, abs=0.2)  # the discs' edges are soft
+
+
+def test_air_about_the_head_costs_nothing() -> None:
+    sizes: set[torch.Size] = set()
+    one = progressor()
+    inner = one.denoise
+
+    def denoise(x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        sizes.add(x.shape[-2:])
+        return inner(x, t, c)
+
+    one.denoise = denoise
+    image, region = (replace(v, data=F.pad(v.data, (0, 0, 24, 24, 24, 24))) for v in (head(), mask()))
+    change = one(image, region, rounds=1, steps=2, ratio=1.0, outside=1.0).frames.data.diff(dim=0)
+    assert sizes == {(SIDE + 16, SIDE + 16)}
+    assert float(change[:, 24:-24, 24:-24].abs().max()) > 0.1
+    assert float(change[:, :16].abs().max()) == 0.0
 
 
 def test_a_measured_ratio_is_believed() -> None:
@@ -131,7 +159,7 @@ def test_nothing_to_do_changes_nothing() -> None:
 
 def test_outside_of_the_mask_nothing_changes() -> None:
     image, region = head(), mask(9.0)
-    found = progressor()(image, region, target=2.0, rounds=3, strength=0.6, steps=8, outside=1.0)
+    found = progressor()(image, region, ratio=1.0, rounds=3, strength=0.6, steps=8, outside=1.0)
     change = (found.frames.data - image.data).abs()
     out = (region.data[0] == 0).expand_as(change)
     assert float(change[out].max()) < 1e-5
@@ -143,7 +171,7 @@ def test_the_grid_stays() -> None:
     """Also where the prior's pixels are others, and the first frame is the image."""
     one = progressor()
     one.spacing = 1.25
-    found = one(head(), mask(), rounds=1, steps=3)
+    found = one(head(), mask(), ratio=1.0, rounds=1, steps=3)
     assert torch.equal(found.frames.affine, AFFINE)
     assert torch.equal(found.frames.data[:1], head().data)
     assert float((found.frames.data[1] - head().data[0]).abs().max()) > 0.1
@@ -151,7 +179,7 @@ def test_the_grid_stays() -> None:
 
 def test_slices_do_not_depend_on_the_batch() -> None:
     runs = [
-        progressor()(head(), mask(), rounds=1, steps=3, way="renoise", batch_size=size).frames.data
+        progressor()(head(), mask(), ratio=1.0, rounds=1, steps=3, way="renoise", batch_size=size).frames.data
         for size in (1, 4)
     ]
     torch.testing.assert_close(*runs, atol=1e-5, rtol=1e-5)
@@ -188,7 +216,13 @@ def shifted(mm: float) -> Volume:
         (head(), None, {"target": 0.0}, "target and ratio above 0"),
         (head(), None, {"ratio": -1.0}, "target and ratio above 0"),
         (head(), None, {"ratio": 0.0}, "target and ratio above 0"),
-        (head(), None, {"target": 3.0}, r"knows targets from 0\.\d+ to 2\.\d, and 3 is beyond"),
+        (head(), mask(), {}, r"0\.0\d+ per cent of the brain's volume by the fluid in the mask; from there"),
+        (
+            head(),
+            None,
+            {"target": 3.0},
+            r"by a guess from the image; from there the prior knows targets from 0\.\d+ to 2\.\d, and 3 is beyond",
+        ),
     ],
 )
 def test_bad_input(image: Volume, region: Volume | None, options: dict[str, Any], sentence: str) -> None:
@@ -222,7 +256,7 @@ def test_command(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "--steps",
         "4",
     ]
-    assert main([*arguments, "--mask", str(files / "mask.nii.gz")]) == 0
+    assert main([*arguments, "--mask", str(files / "mask.nii.gz"), "--ratio", "1"]) == 0
     assert "3 rounds in" in capsys.readouterr().out
     found = volume.read(files / "out.nii.gz")
     assert found.data.shape == (4, SIDE, SIDE, HEIGHT)

@@ -249,7 +249,7 @@ def progression(
     model: str = "progress",
     mask: Path | None = None,
     target: float = 2.0,
-    rounds: int = 10,
+    rounds: int = 5,
     strength: float = 0.7,
     steps: int = 6,
     scale: float | None = None,
@@ -276,7 +276,8 @@ def progression(
         steps: Network calls on the way there, and twice as many on the way back.
         scale: Of the guidance from each stage to the next, 1 being none; by default what suits the model.
         way: To the noise: exact, approximate (of DDIM), or renoise, as PIE has it.
-        ratio: The ventricles' volume in per cent of the brain's, if measured; by default the prior guesses it.
+        ratio: The ventricles' volume in per cent of the brain's, if measured; by default by the fluid
+            in the mask and a brain of 1.4 l, or without a mask by a guess of the prior.
         seed: Of the noise of renoise, and of what reads the size of now.
         batch_size: Slices worked on at a time.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
@@ -292,7 +293,7 @@ def progression(
     vacant(output, overwrite=overwrite)
     head, region = volume.read(image, slices=8), None if mask is None else volume.read(mask)
     progressor = Progressor.from_pretrained(model, device, bf16=bf16)
-    with progress(progressor.slices(head, region)) as step:
+    with progress(progressor.slices(head, region) * rounds) as step:
         found = progressor(
             head,
             region,

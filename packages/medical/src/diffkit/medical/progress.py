@@ -14,14 +14,15 @@ the change, z + beta (z' - z), beta_1 = 0.01 outside of the mask and beta_2 = 0.
   from the image's own stage and from nothing else.
 
 Stages are log-linear from the covariate c of the image to c + log(target). They are absolute, so that what a round
-falls short the next ones make up for. The c of a new image is the one under which the prior denoises it best
-(as Li et al. 2023, 2303.16203, classify).
+falls short the next ones make up for. The c of a new image is that of the fluid in its mask, in a brain of the usual
+size; without a mask, the one under which the prior denoises it best (as Li et al. 2023, 2303.16203, classify).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -35,12 +36,14 @@ from diffkit.core.noise import Seeds
 from diffkit.core.plan import integrate
 from diffkit.core.types import Draw, lookup
 from diffkit.medical.checkpoints import Prior, load
+from diffkit.medical.covariate import covariate
 from diffkit.medical.inversion import WAYS, Way, hold
 from diffkit.medical.planes import bright
 from diffkit.medical.prior import denoiser
 from diffkit.medical.volume import Volume, check_grids
 from diffkit.medical.volumetry import curve
 
+_DARK, _MARGIN = 0.1, 8  # of bright tissue, what is air; pixels about the room
 _LOOK = 0.1  # the time at which a round's change is seen, and speckle of the guidance is not
 _LEVELS = (0.3, 0.5, 0.7)  # times at which a covariate is read
 _READINGS = 17  # covariates that are tried
@@ -103,7 +106,7 @@ class Progressor:
         mask: Volume | None = None,
         *,
         target: float = 2.0,
-        rounds: int = 10,
+        rounds: int = 5,
         strength: float = 0.7,
         steps: int = 6,
         scale: float | None = None,
@@ -128,13 +131,15 @@ class Progressor:
             steps: network calls on the way there; twice as many are made on the way back.
             scale: w of the guidance, of which 1 is none; by default what the prior's config says, or 1. A prior that
                 hardly listens to its covariate needs more.
-            inside, outside: PIE's beta_2 and beta_1, the share of a round's change that is kept.
+            inside, outside: PIE's beta_2 and beta_1, the share of a round's change that is kept; the prior sees the
+                mask's surroundings, and beyond these nothing changes.
             way: a name of :data:`~diffkit.medical.inversion.WAYS`.
-            ratio: of the ventricles to the brain now, in per cent of volume, where it was measured; by default what
+            ratio: of the ventricles to the brain now, in per cent of volume, where it was measured; by default the
+                fluid in the mask, over a brain of :data:`~diffkit.medical.covariate.BRAIN` ml, or without a mask what
                 the prior reads from the slices.
             seed: of the noise of ``renoise``; a slice's own is added.
             batch_size: slices at a time.
-            advance: told how many slices are done.
+            advance: told how many slices are done with a round.
 
         ValueError for an image that is no real volume of one channel, a mask that is empty or on another grid, an
         unknown way, a number out of range, or a target beyond what the prior has seen.
@@ -159,17 +164,23 @@ class Progressor:
             round(n * mm / self.spacing)
             for n, mm in zip(planes.shape[-2:], turned.spacing[1::-1], strict=True)
         ]
-        x0, room = (_resized(values[chosen, None], size).to(self.device) for values in (planes, allowed))
-        start = self.read(x0, seed=seed) if ratio is None else math.log(ratio)
+        x0, room = (_resized(values[chosen, None], size) for values in (planes, allowed))
+        if not bool((x0 > _DARK).any()):
+            raise ValueError("there is no head in the slices across the mask: do the two belong together?")
+        seen = _window(x0, room, int(self.prior.config["data"]["size"]))
+        x0, room = (values[seen].to(self.device) for values in (x0, room))
+        if ratio is not None:
+            start, by = math.log(ratio), ""
+        elif mask is not None:
+            start, by = covariate(curve(image, mask)[0]), " by the fluid in the mask"
+        else:
+            start, by = self.read(x0, seed=seed), " by a guess from the image"
         stages = [start + math.log(target) * k / rounds for k in range(rounds + 1)]
         if not self.range[0] <= stages[-1] <= self.range[1]:
             low, high = (math.exp(end - start) for end in self.range)
-            guess = (
-                f": it guessed a ratio of {math.exp(start):.2g} per cent; give yours" if ratio is None else ""
-            )
             raise ValueError(
-                f"from these ventricles the prior knows targets from {low:.2g} to {high:.2g}, and {target:g} is "
-                f"beyond{guess}."
+                f"the ventricles have {math.exp(start):.2g} per cent of the brain's volume{by}; from there the prior "
+                f"knows targets from {low:.2g} to {high:.2g}, and {target:g} is beyond."
             )
         grid = uniform(steps, strength)
         changes = torch.zeros(rounds + 1, *planes.shape)
@@ -179,8 +190,10 @@ class Progressor:
             draw = Seeds([seed + int(chosen[k]) for k in part])
             for k in range(rounds):
                 x = x + keep * (self._round(lead, x, room[part], stages[k : k + 2], grid, scale, draw) - x)
-                changes[k + 1, chosen[part]] = _resized((x - first).cpu(), list(planes.shape[-2:]))[:, 0]
-            advance(len(part))
+                change = torch.zeros(len(part), 1, *size)
+                change[seen] = (x - first).cpu()
+                changes[k + 1, chosen[part]] = _resized(change, list(planes.shape[-2:]))[:, 0]
+                advance(len(part))
         if not bool(torch.isfinite(changes).all()):
             raise FloatingPointError(
                 "the progression has values that are not finite: lower the strength or the scale."
@@ -270,6 +283,25 @@ def _room(image: Volume, mask: Volume | None) -> Volume:
 def _planes(values: Tensor) -> Tensor:
     """Slices ``[z, y, x]`` of ``[x, y, z]`` in RAS, their rows from the front, as the prior has seen them."""
     return values.permute(2, 1, 0).flip(1)
+
+
+def _window(slices: Tensor, room: Tensor, least: int) -> tuple[slice | EllipsisType, ...]:
+    """The part of ``[n, 1, height, width]`` with the room that lies in the head, of ``least`` pixels where there are.
+
+    That is what the prior has learnt from, and a wide field of view costs no more than a narrow one.
+    """
+    head, free = (_ends((values > dark)[:, 0].any(0)) for values, dark in ((slices, _DARK), (room, 0)))
+    spans = []
+    for (top, bottom), (first, last) in zip(head, free, strict=True):
+        first, last = max(first, top), min(last, bottom)
+        grow = max(_MARGIN, -(-(least - (last - first)) // 2))
+        spans.append(slice(max(first - grow, 0), max(last + grow, 0)))
+    return ..., *spans
+
+
+def _ends(where: Tensor) -> list[list[int]]:
+    """Of ``[height, width]`` the first and the last row, and column, that have any, the last counted past."""
+    return [(where.any(1 - axis).nonzero()[[0, -1], 0] + torch.tensor([0, 1])).tolist() for axis in (0, 1)]
 
 
 def _resized(slices: Tensor, size: list[int]) -> Tensor:
