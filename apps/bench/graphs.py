@@ -47,11 +47,17 @@ GDSS = {
     "S4, moments of x_1, 50 steps": GDSSSampling("s4", 50),
     "ancestral, N(0, 1), 50 steps": GDSSSampling("ancestral", 50, begin="normal"),
     "ancestral, moments of x_1, 50 steps": GDSSSampling("ancestral", 50),
-    "published: PC, N(0, 1), 1000 steps": GDSSSampling("reverse_diffusion", 1000, begin="normal"),
     "PC, moments of x_1, 1000 steps": GDSSSampling("reverse_diffusion", 1000),
     "S4, N(0, 1), 1000 steps": GDSSSampling("s4", 1000, begin="normal"),
     "S4, moments of x_1, 1000 steps": GDSSSampling("s4", 1000),
 }
+PUBLISHED = {
+    "community_small": ("PC", GDSSSampling("reverse_diffusion", 1000, begin="normal")),
+    # Euler-Maruyama without corrections, which for so many steps is ancestral sampling
+    "ego_small": ("predictor", GDSSSampling("ancestral", 1000, begin="normal")),
+    "grid": ("PC", GDSSSampling("reverse_diffusion", 1000, snr=0.1, begin="normal")),
+}
+"""By set, how GDSS's configs sample."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ def main(
     gdss: Path | None = None,
     released: Path | None = None,
     seeds: int = 5,
+    calls: int = 4000,
     store: Path = STORE,
     report: Path | None = None,
 ) -> None:
@@ -80,6 +87,7 @@ def main(
         gdss: a checkpoint of `diffkit-graphs train gdss`.
         released: a file of weights that GDSS released for this set.
         seeds: how many; each is as many graphs as there are test graphs.
+        calls: of networks at most; rows of more are left out.
         store: where every seed of every row is kept.
         report: where to write the table.
     """
@@ -90,7 +98,9 @@ def main(
     train, test = split(files.read(graphs))
     kept: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
     found = kept.setdefault(graphs.stem, {})
-    for system in systems(train, ours, gdss, released):
+    for system in systems(graphs.stem, train, ours, gdss, released):
+        if system.calls and system.calls > calls:
+            continue
         row = found.setdefault(system.name, {"calls": system.calls, "seeds": []})
         for seed in range(len(row["seeds"]), seeds):
             begun = time.process_time()
@@ -110,7 +120,9 @@ def main(
     print(table(graphs.stem, found))
 
 
-def systems(train: list[nx.Graph], ours: str, gdss: Path | None, released: Path | None) -> Iterator[System]:
+def systems(
+    name: str, train: list[nx.Graph], ours: str, gdss: Path | None, released: Path | None
+) -> Iterator[System]:
     """The rows, those that take long last."""
     population = Population.of([index(graph, Classes()) for graph in train], Classes())
     yield System("training graphs", lambda seed, count: _chosen(train, seed, count))
@@ -119,15 +131,17 @@ def systems(train: list[nx.Graph], ours: str, gdss: Path | None, released: Path 
         "Erdos-Renyi of the training graphs' density", lambda seed, count: _random(population, seed, count)
     )
     generator = Generator.from_pretrained(ours, "cpu")
-    for name, sampling in OURS.items():
-        yield System(f"diffkit, {name}", _maker(generator, sampling), sampling.steps)
-        yield System(f"diffkit, {name}, even sizes", _maker(generator, sampling, even=True), sampling.steps)
+    for how, sampling in OURS.items():
+        yield System(f"diffkit, {how}", _maker(generator, sampling), sampling.steps)
+        yield System(f"diffkit, {how}, even sizes", _maker(generator, sampling, even=True), sampling.steps)
     models = {"GDSS, our training": load(gdss)} if gdss else {}
     if released:
         models["GDSS, released weights"] = converted(released, population)
     for title, model in models.items():
-        for name, sampling in GDSS.items():
-            yield System(f"{title}: {name}", _maker(_generator(model), sampling), 2 * _calls(sampling, model))
+        how, published = PUBLISHED.get(name, PUBLISHED["community_small"])
+        samplings = {**GDSS, f"published: {how}, N(0, 1), 1000 steps": published}
+        for how, sampling in samplings.items():
+            yield System(f"{title}: {how}", _maker(_generator(model), sampling), 2 * _calls(sampling, model))
 
 
 def table(name: str, found: dict[str, Any]) -> str:

@@ -155,10 +155,12 @@ def test_nspdk_is_a_discrepancy() -> None:
 
 def test_the_report_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(molecule_report, "find_spec", lambda _: None)
-    broken = nx.disjoint_union(*of("CC", "CC"))
-    found = molecule_report.report([*of("CCO", "OCC", "CCN"), broken], of("CO", "CCO", "CCC", "CCF", "CCC"))
+    parts = nx.disjoint_union(*of("CC", "CC"))
+    made = [*of("CCO", "OCC", "CCN"), parts, star(5)]
+    found = molecule_report.report(made, of("CO", "CCO", "CCC", "CCF", "CCC"))
     assert (found["test"], found["train"]) == (1, 4)
-    assert (found["valid"], found["unique"], found["novel"]) == (0.75, pytest.approx(2 / 3), 0.5)
+    assert (found["accepted"], found["valid"]) == (0.8, 0.6)
+    assert (found["unique"], found["novel"]) == (pytest.approx(2 / 3), 0.5)
     assert set(found["distances"]["train"]) == {"nspdk"}
     with pytest.raises(ValueError, match="real ones on both sides"):
         molecule_report.report(of("CCO"), of("CCO"))

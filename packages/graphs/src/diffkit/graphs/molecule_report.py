@@ -8,7 +8,7 @@ import networkx as nx
 
 from diffkit.graphs import nspdk
 from diffkit.graphs.data import TEST, split
-from diffkit.graphs.molecules import smiles
+from diffkit.graphs.molecules import smiles, to_mol
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,8 +19,8 @@ def report(
 ) -> dict[str, Any]:
     """Shares of ``graphs`` that are valid, unique and novel, and their distances from the test molecules.
 
-    A graph is valid as it was generated, nothing being corrected, if RDKit accepts it and it is one molecule; of the
-    valid some are ``unique``, by canonical SMILES, and of those some ``novel``, not among the training molecules.
+    A graph is ``accepted`` if RDKit takes it as it was generated, nothing being corrected; GDSS and DiGress call that
+    valid. Here a ``valid`` one is also in one piece, a molecule and not several; of the valid some are ``unique``, by canonical SMILES, and of those some ``novel``, not among the training molecules.
     ``nspdk`` is of all graphs (:mod:`diffkit.graphs.nspdk`), ``fcd`` of the valid ones (Preuer et al. 2018,
     1803.09518), where the package fcd is installed; ``train`` has both for as many training molecules. ``reference``
     has its ``test`` share first.
@@ -38,6 +38,7 @@ def report(
         "graphs": len(graphs),
         "test": len(held_out),
         "train": len(train),
+        "accepted": sum(to_mol(graph) is not None for graph in graphs) / len(graphs),
         "valid": len(valid) / len(graphs),
         "unique": len(distinct) / max(len(valid), 1),
         "novel": len(distinct - known) / max(len(distinct), 1),
@@ -83,7 +84,7 @@ def table(found: dict[str, Any]) -> "Table":
 
     near = found["distances"]
     columns = list(near["generated"])
-    shares = ", ".join(f"{name} {found[name]:.4f}" for name in ("valid", "unique", "novel"))
+    shares = ", ".join(f"{name} {found[name]:.4f}" for name in ("accepted", "valid", "unique", "novel"))
     about = f"{found['graphs']} graphs, nothing corrected: {shares}; {found['test']} test molecules"
     out = Table("distance from the test molecules", *columns, caption=about)
     for side, values in near.items():
