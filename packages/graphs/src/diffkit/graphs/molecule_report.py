@@ -19,8 +19,9 @@ def report(
 ) -> dict[str, Any]:
     """Shares of ``graphs`` that are valid, unique and novel, and their distances from the test molecules.
 
-    A graph is ``accepted`` if RDKit takes it as it was generated, nothing being corrected; GDSS and DiGress call that
-    valid. Here a ``valid`` one is also in one piece, a molecule and not several; of the valid some are ``unique``, by canonical SMILES, and of those some ``novel``, not among the training molecules.
+    A graph is ``accepted`` if RDKit takes it as it was generated, nothing being corrected, which GDSS and DiGress call
+    valid. Here it is ``valid`` if it is also in one piece: one molecule, and not several. Of the valid some are
+    ``unique``, by canonical SMILES, and of those some ``novel``, not among the training molecules.
     ``nspdk`` is of all graphs (:mod:`diffkit.graphs.nspdk`), ``fcd`` of the valid ones (Preuer et al. 2018,
     1803.09518), where the package fcd is installed; ``train`` has both for as many training molecules. ``reference``
     has its ``test`` share first.
