@@ -139,7 +139,7 @@ def systems(
         models["GDSS, released weights"] = converted(released, population)
     for title, model in models.items():
         how, published = PUBLISHED.get(name, PUBLISHED["community_small"])
-        samplings = {**GDSS, f"published: {how}, N(0, 1), 1000 steps": published}
+        samplings = {f"published: {how}, N(0, 1), 1000 steps": published, **GDSS}
         for how, sampling in samplings.items():
             yield System(f"{title}: {how}", _maker(_generator(model), sampling), 2 * _calls(sampling, model))
 

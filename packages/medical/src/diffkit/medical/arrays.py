@@ -1,7 +1,8 @@
 """NumPy's arrays and files, as torch has them."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,24 @@ def load(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def load_hdf5(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What an HDF5 file holds under ``names``, or if that is nothing what else it has, each as None.
-
-    ValueError if it is no such file, or damaged.
-    """
-    file: Any
+@contextmanager
+def opened(path: Path) -> Generator[Any]:
+    """An HDF5 file to read; ValueError if it is none, or damaged, also where that shows only inside."""
     try:
         with h5py.File(path, "r") as file:
-            return {name: file[name][()] for name in names if name in file} or dict.fromkeys(file)
+            yield file
     except (OSError, RuntimeError) as error:
         reason = "is truncated" if "truncated" in str(error) else "is no HDF5 file, or a damaged one"
         raise ValueError(f"{path} {reason}, and cannot be read.") from error
+
+
+def load_hdf5(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What an HDF5 file holds under ``names``, or if that is nothing what else it has, each as None.
+
+    ValueError as of :func:`opened`.
+    """
+    with opened(path) as file:
+        return {name: file[name][()] for name in names if name in file} or dict.fromkeys(file)
 
 
 def names(path: Path) -> list[str]:

@@ -173,7 +173,8 @@ def reconstruct(
     Beside OUTPUT.nii.gz stands OUTPUT.png, and of several samples OUTPUT_doubt.nii.gz, their standard deviation.
 
     Args:
-        input: k-space: fastMRI's .h5, or .npy, .npz with complex [slices, coils, height, width]; or a .npz, .h5 with
+        input: k-space: fastMRI's .h5, ISMRMRD's .h5 or .mrd with Cartesian readouts, whose noise scan whitens the
+            coils, or .npy, .npz with complex [slices, coils, height, width]; or a sinogram: a .npz, .h5 with
             "sinogram" [slices, views, bins], "angles" (or "angles_degrees") and "spacing" of bins in mm.
         output: Magnitudes, or HU, as .nii.gz, .nii or .npz, or a folder for DICOM.
         model: A prior: an embedded name, or the folder of a checkpoint; by default mr or ct.

@@ -7,7 +7,6 @@ of what was encoded, which is oversampled along the readout, and of what is to b
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from diffkit.core.files import whole
 from diffkit.medical.arrays import load, load_hdf5, tensor
+from diffkit.medical.header import Header
 from diffkit.medical.volume import Volume
 
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
@@ -28,21 +28,28 @@ class KSpace:
     ``mask`` is true where it was measured, bool, ``[width]`` or ``[height, width]``; None where the file does not say.
     ``crop`` is the ``(height, width)`` of the image to cut from the middle of the encoded one, None for all of it.
     ``affine`` is float64 ``[4, 4]`` from indices (height, width, slice) of that image to mm: of fastMRI, which does not
-    say where the slices stand, only the sizes of voxels.
+    say where the slices stand, only the sizes of voxels. ``noise`` is the covariance of the coils' noise, complex
+    ``[coils, coils]``, in any unit, where a scan of it tells.
 
-    ValueError if the axes do not fit together.
+    ValueError if the axes do not fit together, values are not finite, or all are zero.
     """
 
     data: Tensor
     mask: Tensor | None = None
     crop: tuple[int, int] | None = None
     affine: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or not self.data.is_complex():
             raise ValueError(
                 f"k-space is complex [slices, coils, height, width], and this is {self.data.dtype} "
                 f"{list(self.data.shape)}."
+            )
+        bad = self.data.numel() - int(torch.isfinite(self.data).sum())
+        if bad or not bool(self.data.any()):
+            raise ValueError(
+                f"k-space has {f'{bad} values that are not finite' if bad else 'nothing in it'}."
             )
         size = self.data.shape[-2:]
         if self.mask is not None and self.mask.shape not in (size, size[1:]):
@@ -64,7 +71,7 @@ def cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def read(path: str | Path) -> KSpace:
-    """k-space from fastMRI's HDF5 (.h5, .hdf5) or NumPy (.npy; .npz with "kspace", maybe "mask" and "affine").
+    """k-space from fastMRI's HDF5 (.h5, .hdf5) or NumPy (.npy; .npz with "kspace", maybe "mask", "affine", "noise").
 
     ``[slices, height, width]`` is of a single coil. ValueError if the file is missing, damaged, holds no k-space, only
     zeros, or values that are not finite.
@@ -73,7 +80,7 @@ def read(path: str | Path) -> KSpace:
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
     if path.suffix in (".h5", ".hdf5"):
-        arrays = load_hdf5(path, ("kspace", "mask", "crop", "affine", "ismrmrd_header"))
+        arrays = load_hdf5(path, ("kspace", "mask", "crop", "affine", "noise", "ismrmrd_header"))
     elif path.suffix in (".npy", ".npz"):
         arrays = load(path)
         arrays = {"kspace": arrays["data"]} if path.suffix == ".npy" else arrays
@@ -83,11 +90,6 @@ def read(path: str | Path) -> KSpace:
         raise ValueError(f"{path} has no `kspace`; it holds {', '.join(arrays) or 'nothing'}.")
     data = tensor(arrays["kspace"])
     data = data[:, None] if data.ndim == 3 else data
-    bad = data.numel() - int(torch.isfinite(data).sum())
-    if bad or not bool(data.any()):
-        raise ValueError(
-            f"{path} has k-space with {f'{bad} values that are not finite' if bad else 'nothing in it'}."
-        )
     mask = torch.from_numpy(arrays["mask"].squeeze() != 0) if "mask" in arrays else None
     header = arrays.get("ismrmrd_header")
     try:
@@ -101,14 +103,21 @@ def read(path: str | Path) -> KSpace:
             mask,
             crop=None if crop is None else (int(crop[0]), int(crop[1])),
             affine=torch.as_tensor(np.eye(4) if affine is None else affine, dtype=torch.float64),
+            noise=tensor(arrays["noise"]) if "noise" in arrays else None,
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def write(path: str | Path, kspace: KSpace) -> None:
-    """Write an HDF5 file that is whole or not there: as fastMRI's, with "crop" and "affine" instead of the header."""
-    arrays = {"kspace": kspace.data, "mask": kspace.mask, "crop": kspace.crop, "affine": kspace.affine}
+    """Write an HDF5 file that is whole or not there: as fastMRI's, with "crop", "affine", "noise" for the header."""
+    arrays = {
+        "kspace": kspace.data,
+        "mask": kspace.mask,
+        "crop": kspace.crop,
+        "affine": kspace.affine,
+        "noise": kspace.noise,
+    }
     with whole(path) as beside, h5py.File(beside, "w") as file:
         for name, value in arrays.items():
             if value is not None:
@@ -120,18 +129,9 @@ def _geometry(header: bytes, size: torch.Size) -> tuple[tuple[int, int], np.ndar
 
     The readout is x and the phases are y. The field of view of what was encoded belongs to all of k-space.
     """
-    try:
-        root = ElementTree.fromstring(header)
-        matrix, encoded, recon = (
-            [float(root.findtext(f".//{{*}}{space}/{{*}}{what}/{{*}}{axis}") or "") for axis in "xyz"]
-            for space, what in (
-                ("reconSpace", "matrixSize"),
-                ("encodedSpace", "fieldOfView_mm"),
-                ("reconSpace", "fieldOfView_mm"),
-            )
-        )
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError("its ismrmrd_header does not say matrix and field of view.") from error
+    said = Header.of(header)
     height, width = size
-    crop = min(int(matrix[0]), height), min(int(matrix[1]), width)
-    return crop, np.diag([encoded[0] / height, encoded[1] / width, recon[2] / matrix[2], 1.0])
+    (x, y, z), field = said.recon.matrix, said.encoded.field
+    return (min(x, height), min(y, width)), np.diag(
+        [field[0] / height, field[1] / width, said.recon.field[2] / z, 1.0]
+    )

@@ -21,7 +21,7 @@ from diffkit.core.checkpoint import pick_device
 from diffkit.core.grid import Grid, power
 from diffkit.core.sample import sample
 from diffkit.core.types import Denoiser, lookup
-from diffkit.medical import kspace, sinogram
+from diffkit.medical import kspace, mrd, sinogram
 from diffkit.medical import predictor as predictors
 from diffkit.medical.arrays import names
 from diffkit.medical.checkpoints import Prior, load
@@ -42,8 +42,11 @@ SHORT = 160 / 180
 
 
 def read(path: str | Path) -> KSpace | Sinogram:
-    """A sinogram if the file has an array of that name, or else k-space; see :func:`diffkit.medical.kspace.read`."""
-    return (sinogram if "sinogram" in names(Path(path)) else kspace).read(path)
+    """A sinogram if the file has an array of that name, or k-space: of ISMRMRD's readouts, fastMRI or NumPy."""
+    path = Path(path)
+    if mrd.holds(path):
+        return mrd.read(path)
+    return (sinogram if "sinogram" in names(path) else kspace).read(path)
 
 
 @dataclass(frozen=True)

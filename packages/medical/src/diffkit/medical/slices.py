@@ -22,7 +22,7 @@ from diffkit.medical.coils import espirit, slow_phase
 from diffkit.medical.dose import WATER
 from diffkit.medical.kspace import KSpace
 from diffkit.medical.methods import System
-from diffkit.medical.mri import Cartesian, Sense
+from diffkit.medical.mri import Cartesian, Sense, whiten
 from diffkit.medical.planes import bright
 from diffkit.medical.sinogram import Sinogram
 
@@ -55,10 +55,14 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
     """Slices of MR, with maps ``[coils, height, width]`` or one of them for each slice; estimated if None.
 
     Where the prior is ``near_real`` the slow phase, which the centre of k-space tells, goes into the maps, and the
-    images get it back. ``noise`` None is estimated. ValueError for maps that do not fit, or k-space too small to
-    estimate them.
+    images get it back. Coils whose covariance is known are whitened first. ``noise`` None is estimated. ValueError for
+    maps that do not fit, or k-space too small to estimate them.
     """
     kspace = measured.data
+    if measured.noise is not None:
+        covariance = measured.noise.to(kspace)
+        kspace = whiten(kspace, covariance)
+        maps = None if maps is None else whiten(maps.to(kspace), covariance)
     mask = (kspace != 0).any(0).any(0) if measured.mask is None else measured.mask.to(kspace.device)
     if maps is None:
         maps = torch.cat([espirit(one[None]) for one in kspace])
