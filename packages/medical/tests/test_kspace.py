@@ -12,6 +12,7 @@ import torch
 from diffkit.core.cli import run
 from diffkit.medical import kspace, volume
 from diffkit.medical.kspace import KSpace, cropped
+from diffkit.medical.mri import ifft
 
 # As fastMRI's brain files have it: twice as much encoded along the readout, x, as is to be reconstructed.
 HEADER = """<?xml version="1.0" encoding="utf-8"?>
@@ -102,6 +103,25 @@ def test_a_crop_keeps_the_origin_of_the_transform(n: int, m: int) -> None:
     image = torch.zeros(1, n, n)
     image[0, n // 2, n // 2] = 1
     assert cropped(image, (m, m)).nonzero().tolist() == [[0, m // 2, m // 2]]
+
+
+def test_oversampled_readouts_are_narrowed() -> None:
+    """The rows that the image keeps are the same, and lines that were not measured stay exactly 0."""
+    mask = torch.arange(6) % 2 == 0
+    made = KSpace(torch.from_numpy(data(2, 3, 16, 6)) * mask, crop=(8, 6))
+    found = made.narrowed()
+    assert found.data.shape == (2, 3, 8, 6)
+    assert found.mask is not None
+    assert found.mask.tolist() == mask.tolist()
+    assert not found.data[..., ~mask].any()
+    torch.testing.assert_close(ifft(found.data), cropped(ifft(made.data), (8, 6)))
+    assert found.volume(torch.zeros(2, 8, 6)).shape == (8, 6, 2)
+
+
+def test_partial_echoes_are_not_narrowed() -> None:
+    mask = (torch.arange(16) > 4)[:, None].expand(16, 6)
+    made = KSpace(torch.from_numpy(data(2, 3, 16, 6)) * mask, mask, crop=(8, 6))
+    assert made.narrowed() is made
 
 
 def _cut(folder: Path) -> Path:

@@ -172,31 +172,34 @@ def test_a_second_phase_is_transformed_to_slices(tmp_path: Path) -> None:
 
 
 def test_coils_are_whitened_by_the_noise_scan(tmp_path: Path) -> None:
-    """One coil is ten times as noisy: whitened, it counts for less, and the image is nearer to the truth."""
+    """One coil is ten times as noisy: whitened, it counts for less, and the image is nearer to the truth.
+
+    It is as bright, and a level of noise that is given means the same.
+    """
     y, x = torch.meshgrid(torch.linspace(-1, 1, HEIGHT), torch.linspace(-1, 1, WIDTH), indexing="ij")
-    truth = ((x**2 + y**2) < 0.5).float().to(torch.complex64)
+    truth = ((x**2 + y**2) < 0.5).to(torch.complex64)
     maps = torch.stack([1 + 0.3 * x, 1 - 0.3 * y, 1 + 0.2 * x * y]).to(torch.complex64)
     mixing = torch.tensor([[1.0, 0, 0], [0.5, 1, 0], [2, 3, 10]]).to(torch.complex64) * 0.05
-    clean = fft(maps * truth)
-    data = clean + (mixing @ torch.from_numpy(noise(COILS, HEIGHT * WIDTH))).unflatten(1, (HEIGHT, WIDTH))
+    noisy = (mixing @ torch.from_numpy(noise(COILS, HEIGHT * WIDTH))).unflatten(1, (HEIGHT, WIDTH))
     made = Scanner(tmp_path / "a.h5")
-    apart = (mixing @ torch.from_numpy(noise(COILS, 4000))).numpy()
-    for part in np.split(apart, 20, 1):
+    for part in np.split((mixing @ torch.from_numpy(noise(COILS, 4000))).numpy(), 20, 1):
         made.readout(part, flags=(ismrmrd.ACQ_IS_NOISE_MEASUREMENT,), centre=0)
     for step in range(11):
-        made.readout(data[:, :, step + 1].numpy(), step)
+        made.readout((fft(maps * truth) + noisy)[:, :, step + 1].numpy(), step)
     found = mrd.read(made.done())
     assert found.noise is not None
     torch.testing.assert_close(found.noise, 2 * mixing @ mixing.mH, atol=0.06, rtol=0.1)
 
-    errors = {}
-    for name, covariance in {"white": found.noise, "as it came": None}.items():
-        at = of_kspace(replace(found, noise=covariance), maps, near_real=False, noise=None)
-        index = torch.tensor([0])
-        system = at.rows(index)
+    errors, levels = [], []
+    for covariance in (found.noise, 7 * found.noise, None):
+        at = of_kspace(replace(found, noise=covariance), maps, near_real=False, noise=0.5)
+        system, index = at.rows(torch.tensor([0])), torch.tensor([0])
         image = at.image(cg_sense(system.operator, system.y, iterations=20), index)
-        errors[name] = float((image[0, 0] - truth).abs().square().mean())
-    assert errors["white"] < 0.5 * errors["as it came"]
+        errors.append(float((image[0, 0] - truth).abs().square().mean()))
+        levels.append(system.noise / float(system.y.abs().square().mean().sqrt()))
+    assert errors[0] < 0.5 * errors[2]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)  # its unit does not matter
+    assert levels[1] == pytest.approx(levels[0], rel=1e-3)
 
 
 def _readout(**options: Any) -> Callable[[Path], Path]:

@@ -29,7 +29,7 @@ _RAS = np.diag([-1.0, -1.0, 1.0])  # from the patient's coordinates of DICOM
 
 
 def holds(path: Path) -> bool:
-    """Whether a file has readouts, as its name says or what is in it; not if it is no HDF5, or damaged, as whoever reads it will say."""
+    """Whether a file has readouts, by its name or what is in it; not if damaged, as whoever reads it will say."""
     if path.suffix not in (".h5", ".hdf5"):
         return path.suffix == ".mrd"
     try:
@@ -61,8 +61,11 @@ def read(path: str | Path) -> KSpace:
 
 def _scans(file: Any) -> list[Any]:
     """The groups of a file that hold a header and readouts, and not only images."""
-    groups = [item for item in file.values() if isinstance(item, h5py.Group) and {"xml", "data"} <= set(item)]
-    return [group for group in groups if {"head", "data"} <= set(group["data"].dtype.names or ())]
+    items: list[Any] = list(file.values())
+    groups: list[Any] = [
+        item for item in items if isinstance(item, h5py.Group) and {"xml", "data"} <= set(item)
+    ]
+    return [one for one in groups if {"head", "data"} <= set(one["data"].dtype.names or ())]
 
 
 def _sorted(header: Header, readouts: np.ndarray) -> KSpace:

@@ -52,7 +52,8 @@ def read(path: str | Path) -> KSpace | Sinogram:
 @dataclass(frozen=True)
 class Reconstruction:
     """``image`` ``[slices, height, width]``, the mean of the samples: complex of MR, in HU of CT; ``doubt`` is the
-    deviation of their magnitudes, or HU, None of a single one. ``maps`` are the coils' that were used.
+    deviation of their magnitudes, or HU, None of a single one. ``maps`` are the coils' that were used. Rows that
+    k-space encodes beyond its image are left out of all (:meth:`~diffkit.medical.kspace.KSpace.narrowed`).
     """
 
     image: Tensor
@@ -220,7 +221,10 @@ class Reconstructor:
             )
         if isinstance(measured, KSpace):
             data = measured.data.to(self.device, torch.complex64)
-            return of_kspace(replace(measured, data=data), maps, near_real=self.prior.near_real, noise=noise)
+            narrow = replace(measured, data=data).narrowed()
+            if maps is not None and maps.shape[-2:] == data.shape[-2:]:
+                maps = kspace.cropped(maps, (narrow.data.shape[-2], narrow.data.shape[-1]))
+            return of_kspace(narrow, maps, near_real=self.prior.near_real, noise=noise)
         if maps is not None:
             raise ValueError("maps are those of coils, and a sinogram has none: leave them out.")
         return of_sinogram(replace(measured, data=measured.data.to(self.device)), noise=noise)

@@ -59,14 +59,13 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
     maps that do not fit, or k-space too small to estimate them.
     """
     kspace = measured.data
-    if measured.noise is not None:
-        covariance = measured.noise.to(kspace)
-        kspace = whiten(kspace, covariance)
-        maps = None if maps is None else whiten(maps.to(kspace), covariance)
     mask = (kspace != 0).any(0).any(0) if measured.mask is None else measured.mask.to(kspace.device)
     if maps is None:
         maps = torch.cat([espirit(one[None]) for one in kspace])
     maps = maps.to(kspace).expand(len(kspace), *maps.shape[-3:])
+    if measured.noise is not None:  # the maps too, and after: the image is then as bright as without
+        kspace, maps, norm = _whitened(kspace, maps, measured.noise.to(kspace))
+        noise = None if noise is None else noise / norm
     phase = slow_phase(kspace, maps) if near_real else torch.ones_like(maps[:, :1])
     folded = maps * phase
     seen = (maps != 0).any(1, keepdim=True).float()
@@ -91,6 +90,17 @@ def of_kspace(measured: KSpace, maps: Tensor | None, *, near_real: bool, noise: 
         maps=maps,
         seen=seen,
     )
+
+
+def _whitened(kspace: Tensor, maps: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Both of coils of independent noise, which is ``norm`` times smaller than it was on average, and that norm.
+
+    It makes the largest map of the new coils one of unit norm, whatever the unit of the covariance.
+    """
+    even = covariance * (2 / covariance.diagonal().real.mean())
+    kspace, maps = whiten(kspace, even), whiten(maps, even)
+    norm = float(torch.linalg.vector_norm(maps, dim=1).max())
+    return kspace / norm, maps / norm, norm
 
 
 def noise_level(kspace: Tensor, *, beyond: float = 0.9) -> float:
