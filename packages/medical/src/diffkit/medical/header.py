@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-Element = ElementTree.Element
-
 
 class Space(NamedTuple):
     """Voxels and mm along the readout, the phases, and the second phases (or through the slice)."""
@@ -51,7 +49,7 @@ class Header:
         )
 
 
-def _space(encoding: Element, name: str) -> Space:
+def _space(encoding: ElementTree.Element, name: str) -> Space:
     matrix, field = (
         [float(encoding.findtext(f"{{*}}{name}/{{*}}{what}/{{*}}{axis}") or "") for axis in "xyz"]
         for what in ("matrixSize", "fieldOfView_mm")

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffkit.core.files import whole
 from diffkit.medical.arrays import load, load_hdf5, tensor
 from diffkit.medical.header import Header
+from diffkit.medical.mri import fft, ifft
 from diffkit.medical.volume import Volume
 
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz")
@@ -72,12 +73,8 @@ class KSpace:
         lines = measured.any(0)
         if self.crop is None or self.crop[0] == height or not bool((measured == lines).all()):
             return self
-        image = torch.fft.fftshift(
-            torch.fft.ifft(torch.fft.ifftshift(self.data, -2), dim=-2, norm="ortho"), -2
-        )
-        kept = torch.fft.ifftshift(cropped(image, (self.crop[0], width)), -2)
-        data = torch.fft.fftshift(torch.fft.fft(kept, dim=-2, norm="ortho"), -2)
-        return replace(self, data=data, mask=lines)
+        kept = cropped(ifft(self.data, (-2,)), (self.crop[0], width))
+        return replace(self, data=fft(kept, (-2,)), mask=lines)
 
 
 def cropped(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffkit.medical.arrays import opened
 from diffkit.medical.header import Header
 from diffkit.medical.kspace import KSpace
-from diffkit.medical.mri import noise_covariance
+from diffkit.medical.mri import ifft, noise_covariance
 
 # ISMRMRD's flags, counted from 1.
 _NOISE, _CALIBRATION, _BOTH, _REVERSE = 19, 20, 21, 22
@@ -91,16 +91,13 @@ def _sorted(header: Header, readouts: np.ndarray) -> KSpace:
 
     slices, which, first = _slices(head)
     total, count = _gathered(header, head, readouts["data"][chosen], which, len(slices))
-    data = torch.from_numpy(
-        total / np.maximum(count, 1)[:, :, None]
-    )  # [slices, second, coils, height, width]
+    data = torch.from_numpy(total / np.maximum(count, 1)[:, :, None])
     mask = _mask(count > 0)
     stack = data.shape[1]
     if stack > 1:
         if len(data) > 1:
             raise ValueError(f"it has {len(data)} slabs of a second phase: write each to a file of its own.")
-        data = torch.fft.ifftshift(data, 1)
-        data = torch.fft.fftshift(torch.fft.ifft(data, dim=1, norm="ortho"), 1)
+        data = ifft(data, (1,))
         depth = min(header.recon.matrix[2], stack)
         data = data[:, stack // 2 - depth // 2 :][:, :depth]
     height, width = data.shape[-2:]

@@ -18,14 +18,14 @@ from diffkit.core.noise import Seeds
 _AXES = (-2, -1)
 
 
-def fft(x: Tensor) -> Tensor:
-    """The unitary Fourier transform of the last two axes, with the origin of both at half their size."""
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(x, _AXES), norm="ortho"), _AXES)
+def fft(x: Tensor, axes: tuple[int, ...] = _AXES) -> Tensor:
+    """The unitary Fourier transform of the last two ``axes``, or others, with the origin of each at half its size."""
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
 
 
-def ifft(y: Tensor) -> Tensor:
+def ifft(y: Tensor, axes: tuple[int, ...] = _AXES) -> Tensor:
     """The inverse of :func:`fft`."""
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(y, _AXES), norm="ortho"), _AXES)
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(y, axes), dim=axes, norm="ortho"), axes)
 
 
 @dataclass(frozen=True, eq=False)
