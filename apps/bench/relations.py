@@ -1,11 +1,12 @@
 """Link prediction and node classes on Debian's archive and WordNet, with and without diffusion between relations.
 
-``python apps/bench/relations.py DATA [--set verbs] [--row LightGCN] [--seeds 3] [--steps 60]``
+``python apps/bench/relations.py DATA [--set verbs] [--row LightGCN] [--seeds 3]``
 
 DATA is what ``diffkit-graphs data DATA --set debian,wordnet`` built; the sets are these two, and a part of each:
 Debian's packages for the desktop, and WordNet's verbs. Each row learns the same embeddings in the same
 steps from the same edges, is stopped by the same validation edges, and ranks the same test edges; rows are kept in
-relations.json as they come, and what is there is not learnt again. relations.md is drawn from it.
+relations.json as they come, and what is there is not learnt again. relations.md is drawn from it. Debian's lists change
+from day to day: a set of other nodes or edges than the kept rows saw is refused.
 
 The row of DiffGraph (2501.02313) has the perceptron, noise, loss and sampler of its released code on these embeddings;
 its 200 steps of sampling are compared with one call, and the one call is taken.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from solvers import machine
@@ -38,13 +39,28 @@ from diffkit.graphs.link import METHODS, Linked, fit
 HERE = Path(__file__).parent
 STORE, REPORT = HERE / "relations.json", HERE / "relations.md"
 DESKTOP = ("games", "gnome", "graphics", "kde", "sound", "video", "x11")
-SETS: dict[str, tuple[str, str, str, str, tuple[str, Sequence[str]] | None]] = {
-    "desktop": ("debian", "depends", "package", "section", ("section", DESKTOP)),
-    "verbs": ("wordnet", "hypernym", "synset", "lexname", ("pos", ["verb"])),
-    "debian": ("debian", "depends", "package", "section", None),
-    "wordnet": ("wordnet", "hypernym", "synset", "lexname", None),
+
+
+class Problem(NamedTuple):
+    """The relation and the attribute of a kind that are predicted in a folder's graph, in so many steps.
+
+    Of a small set, ``part`` says the attribute and the words of the nodes it has.
+    """
+
+    folder: str
+    relation: str
+    kind: str
+    attribute: str
+    steps: int
+    part: tuple[str, Sequence[str]] | None = None
+
+
+SETS = {
+    "desktop": Problem("debian", "depends", "package", "section", 60, ("section", DESKTOP)),
+    "verbs": Problem("wordnet", "hypernym", "synset", "lexname", 60, ("pos", ["verb"])),
+    "debian": Problem("debian", "depends", "package", "section", 200),
+    "wordnet": Problem("wordnet", "hypernym", "synset", "lexname", 200),
 }
-"""The folder, the relation and the attribute that are predicted; of a small set, which nodes of the kind it has."""
 WIDTH, CALLS, HELD, PEEKED = 64, 4, 0.1, 1000
 
 
@@ -217,13 +233,21 @@ def restrict(graph: Hetero, kind: str, attribute: str, words: Sequence[str]) -> 
     return Hetero({**graph.nodes, kind: of(graph.nodes[kind])}, relations, {kind: columns})
 
 
-def measure(
-    data: Path, which: str, rows: Sequence[str], seeds: int, steps: int, store: dict[str, Any]
-) -> None:
-    folder, name, kind, attribute, part = SETS[which]
+def measure(data: Path, which: str, rows: Sequence[str], seeds: int, store: dict[str, Any]) -> None:
+    folder, name, kind, attribute, steps, part = SETS[which]
     graph = hetero_files.read(data / folder)
     if part is not None:
         graph = restrict(graph, kind, *part)
+    size = {
+        "nodes": sum(len(ids) for ids in graph.nodes.values()),
+        "edges": sum(relation.edges.shape[1] for relation in graph.relations.values()),
+        "relations": sum(relation.edges.shape[1] > 0 for relation in graph.relations.values()),
+    }
+    if store["sets"].setdefault(which, size) != size:
+        raise SystemExit(
+            f"{which} is {size}, and the kept rows saw {store['sets'][which]}: take them out first."
+        )
+    runs: dict[str, Any] = store["runs"]
     labels = labelled(graph, kind, attribute)[1]
     split = split_edges(graph, name, valid=HELD, test=HELD)
     known = torch.cat([split.train, split.valid], 1)
@@ -237,16 +261,16 @@ def measure(
     for row in rows:
         for seed in range(1 if row in simple else seeds):
             key = f"{which}/{row}/{seed}"
-            if key in store:
+            if key in runs:
                 continue
             if row in simple:
-                store[key] = simple[row]()
+                runs[key] = simple[row]()
             else:
                 found, result = learn(split, name, row, seed, steps)
                 x = torch.cat([found.sources, found.targets], 1)
-                store[key] = {**result, "classes": classes(labels, partial(head, x))}
+                runs[key] = {**result, "classes": classes(labels, partial(head, x))}
             STORE.write_text(json.dumps(store, indent=1) + "\n")
-            print(key, json.dumps(store[key]), flush=True)
+            print(key, json.dumps(runs[key]), flush=True)
 
 
 def tables(store: Mapping[str, Any]) -> str:
@@ -260,8 +284,9 @@ def tables(store: Mapping[str, Any]) -> str:
         "means and standard deviations. Seconds are of one core. The last two columns are Recall@20 of "
         f"{PEEKED} test nodes when validation chooses the step and when the test itself does.",
     ]
-    for which in dict.fromkeys(key.split("/")[0] for key in store):
-        _, name, kind, attribute, _ = SETS[which]
+    runs: dict[str, Any] = store["runs"]
+    for which, size in store["sets"].items():
+        _, name, kind, attribute, steps, _ = SETS[which]
         head = [
             "",
             "seeds",
@@ -275,14 +300,16 @@ def tables(store: Mapping[str, Any]) -> str:
             "peeked",
         ]
         lines += ["", f"## {which}: `{name}`, and the {attribute} of a {kind}", ""]
+        counts = ", ".join(f"{count} {what}" for what, count in size.items())
+        lines += [f"{counts}; learnt in {steps} steps.", ""]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         names = ["popularity", "the largest class", "label propagation", *ROWS]
         for row in names:
-            found = [v for k, v in store.items() if k.rpartition("/")[0] == f"{which}/{row}"]
+            found = [v for k, v in runs.items() if k.rpartition("/")[0] == f"{which}/{row}"]
             if found:
                 cells = [_mean(found, *path) for path in COLUMNS]
                 lines.append(f"| {row} | {len(found)} | " + " | ".join(cells) + " |")
-    gaps = [run["difference"] for run in store.values() if "difference" in run]
+    gaps = [run["difference"] for run in runs.values() if "difference" in run]
     if gaps:
         lines += [
             "",
@@ -315,14 +342,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS, help="by default all")
     parser.add_argument("--row", action="append", help="by default all")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    store: dict[str, Any] = json.loads(STORE.read_text()) if STORE.is_file() else {}
+    store: dict[str, Any] = json.loads(STORE.read_text()) if STORE.is_file() else {"sets": {}, "runs": {}}
     rows = options.row or ["popularity", "the largest class", "label propagation", *ROWS]
     if options.data is not None:
         for which in options.set or SETS:
-            measure(options.data, which, rows, options.seeds, options.steps, store)
+            measure(options.data, which, rows, options.seeds, store)
     REPORT.write_text(tables(store) + "\n" + machine("cpu") + "\n")
 
 

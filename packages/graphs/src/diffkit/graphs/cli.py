@@ -131,7 +131,7 @@ def evaluate(
         graphs: The generated graphs, a file or a folder.
         reference: The set that was trained on, its test graphs first.
         test: Their share; 1 if all are, and what was trained on is not known.
-        valid: What makes a graph valid: connected, grid, planar or molecule, which has measures of its own.
+        valid: What makes a graph valid: connected, grid, planar, sbm, or molecule, which has measures of its own.
         out: A JSON file for the numbers.
         overwrite: Replace a file that exists.
     """

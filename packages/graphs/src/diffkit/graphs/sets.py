@@ -13,6 +13,7 @@ import numpy as np
 
 from diffkit.core.types import lookup
 from diffkit.graphs import archive
+from diffkit.graphs.blocks import is_sbm
 from diffkit.graphs.molecules import is_molecule
 
 DEBIAN_SIZES = (4, 18)
@@ -127,6 +128,7 @@ VALID: dict[str, Callable[[nx.Graph], bool]] = {
     "connected": nx.is_connected,
     "grid": is_grid,
     "planar": is_planar,
+    "sbm": is_sbm,
     "molecule": is_molecule,
 }
 """What makes a graph a valid one of its set."""
