@@ -99,6 +99,8 @@ def test_generated_sets(tmp_path: Path, capsys: Any) -> None:
     assert len(files.read(tmp_path)) == 4
     assert main(["data", str(tmp_path), "--set", "planer"]) == 2
     assert "no set 'planer' (did you mean 'planar'?)" in capsys.readouterr().err
+    assert main(["data", str(tmp_path), "--set", "ego_small"]) == 2
+    assert "in no package: build debian_ego" in capsys.readouterr().err
 
 
 def test_mutag_from_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

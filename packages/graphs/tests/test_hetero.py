@@ -6,6 +6,7 @@ from typing import Any
 import networkx as nx
 import pytest
 import torch
+from torch_geometric import data
 
 from diffkit.graphs import hetero_files
 from diffkit.graphs.hetero import Hetero, Relation, relate, typed
@@ -92,7 +93,6 @@ def test_networkx_without_kinds() -> None:
 
 
 def test_hetero_data_keeps_the_graph() -> None:
-    data = pytest.importorskip("torch_geometric.data")
     graph = library()
     found = to_pyg(graph)
     assert isinstance(found, data.HeteroData)
@@ -109,9 +109,45 @@ def test_hetero_data_keeps_the_graph() -> None:
     assert set(read.relations) == {"a.to.b", "b.to.a"}
 
 
+def test_a_file_of_pytorch_geometric(tmp_path: Path) -> None:
+    path = tmp_path / "library.pt"
+    torch.save(to_pyg(library()), path)
+    assert same(hetero_files.read(path), library())
+    held = data.HeteroData()
+    held["a"].num_nodes = 2
+    held["a", "to", "a"].edge_index = torch.tensor([[0, 0, 1, 0], [1, 1, 1, 5]])
+    torch.save(held, path)
+    with pytest.raises(ValueError, match="an edge to a node that is not there"):
+        hetero_files.read(path)
+    held["a", "to", "a"].edge_index = torch.tensor([[0, 0, 1], [1, 1, 1]])
+    torch.save(held, path)
+    assert hetero_files.read(path).relations["to"].edges.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("thing", "says"),
+    [
+        ([1, 2], "holds no HeteroData but list"),
+        (Path("x"), "no HeteroData of tensors, words and lists"),
+        ({"a": {"x": 1.0}}, "'a' does not say how many nodes"),
+        (
+            {"a": {"num_nodes": 2}, ("a", "to", "a"): {"edge_index": torch.zeros(2, 3)}},
+            "no edge_index of integers",
+        ),
+    ],
+)
+def test_other_files_of_torch(tmp_path: Path, thing: object, says: str) -> None:
+    torch.save(data.HeteroData(thing) if isinstance(thing, dict) else thing, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=says):
+        hetero_files.read(tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="no HeteroData of tensors"):
+        hetero_files.read(tmp_path / "x.pt")
+
+
 def test_without_torch_geometric(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch_geometric.data", None)
-    with pytest.raises(ValueError, match="pip install torch-geometric"):
+    with pytest.raises(ValueError, match=r"pip install diffkit-graphs\[pyg\]"):
         to_pyg(library())
 
 

@@ -176,7 +176,8 @@ def link(
     edges is held out to tell when to stop, and how well it went.
 
     Args:
-        graph: A folder with nodes/KIND.tsv and edges/RELATION.tsv, or a .graphml file with a kind of nodes and edges.
+        graph: A folder with nodes/KIND.tsv and edges/RELATION.tsv, a .graphml file with a kind of nodes and edges, or a
+            .pt file with the HeteroData of PyTorch Geometric.
         out: The table, a .tsv file.
         relation: The relation, where there are several.
         top: New edges of each source.

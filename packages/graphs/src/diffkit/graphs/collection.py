@@ -88,6 +88,11 @@ SOURCES = (
 )
 ARCHIVE = "debian"
 """The heterogeneous graph of the packages that apt lists."""
+ABSENT = {
+    "ego_small": "its citations, CiteSeer's, are in no package: build debian_ego, of graphs as large",
+    "enzymes": "it is in no package: unpack ENZYMES of TU Dortmund, and name its folder where a set is asked for",
+}
+"""Sets of GDSS's tables that cannot be had here, and what to do instead."""
 LOCAL = tuple(name for name in sets.SETS if name != "debian_ego")
 """What needs neither a network nor apt, and is built by default."""
 
@@ -107,6 +112,8 @@ def build(
     packages = {source.name for source in SOURCES}
     chosen = list(LOCAL if names is None else names)
     for name in chosen:
+        if name.lower() in ABSENT:
+            raise ValueError(f"the set {name} cannot be built: {ABSENT[name.lower()]}.")
         lookup(name, dict.fromkeys((*sets.SETS, ARCHIVE, *packages)), "set")
     directory = Path(directory)
     for name in (name for name in chosen if name in sets.SETS):

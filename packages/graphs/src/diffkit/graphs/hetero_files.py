@@ -1,4 +1,4 @@
-"""Heterogeneous graphs on disk: a folder of tables, and GraphML or NetworkX with a ``kind``.
+"""Heterogeneous graphs on disk: a folder of tables, GraphML or NetworkX with a ``kind``, and PyTorch Geometric's.
 
 The folder has a table for each kind of nodes and each relation, of columns between tabs under a line of names:
 
@@ -17,6 +17,7 @@ from xml.etree.ElementTree import ParseError
 import networkx as nx
 
 from diffkit.core.files import whole_folder
+from diffkit.graphs import pyg
 from diffkit.graphs.hetero import Hetero, Relation, relate, typed
 
 KIND = "kind"
@@ -24,7 +25,7 @@ KIND = "kind"
 
 
 def read(path: str | Path) -> Hetero:
-    """The graph of a folder or a .graphml file; ValueError, which names the file, for what is damaged."""
+    """The graph of a folder, a .graphml or a .pt file; ValueError, which names the file, for what is damaged."""
     path = Path(path)
     if (path / "nodes").is_dir():
         return _read_folder(path)
@@ -32,8 +33,10 @@ def read(path: str | Path) -> Hetero:
         raise ValueError(f"{path} holds no graph of several kinds: it has no folder `nodes`.")
     if not path.is_file():
         raise ValueError(f"{path} does not exist.")
+    if path.suffix == ".pt":
+        return pyg.load(path)
     if path.suffix != ".graphml":
-        raise ValueError(f"{path} is neither a folder with `nodes` and `edges` nor a .graphml file.")
+        raise ValueError(f"{path} is neither a folder with `nodes` and `edges` nor a .graphml or .pt file.")
     try:
         return from_networkx(nx.read_graphml(path, force_multigraph=True))
     except (nx.NetworkXError, ParseError, UnicodeDecodeError, ValueError) as error:
