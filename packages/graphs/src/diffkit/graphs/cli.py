@@ -163,7 +163,7 @@ def link(
     out: Path,
     relation: str | None = None,
     top: int = 20,
-    method: str = "diffusion",
+    method: str = "fused",
     valid: float = 0.1,
     steps: int = 200,
     seed: int = 0,
@@ -181,7 +181,7 @@ def link(
         out: The table, a .tsv file.
         relation: The relation, where there are several.
         top: New edges of each source.
-        method: diffusion, lightgcn or rgcn.
+        method: fused, diffusion, lightgcn or rgcn.
         valid: The share that is held out; with 0 all steps are made.
         steps: Of training.
         seed: Of training.
@@ -248,7 +248,7 @@ def classify(
         out: The table, a .tsv file.
         node: The kind of nodes, where several have attributes.
         attribute: What of them is to be known, where they have several.
-        method: propagation along all relations, or a linear head on what diffusion, lightgcn or rgcn learns.
+        method: propagation along all relations, or a linear head on what fused, diffusion, lightgcn or rgcn learns.
         relation: Whose embeddings are learnt; by default that of most edges at the kind.
         steps: Of learning.
         seed: Of learning.

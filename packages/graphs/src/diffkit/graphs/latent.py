@@ -83,6 +83,17 @@ class Translation(nn.Module):
         return integrate(denoise, x, self.plan, draw=lambda step, like: noise)
 
 
+class Untouched(nn.Module):
+    """In place of a translation: the embedding by auxiliary relations as it is, which ranking alone teaches."""
+
+    def forward(self, g: Tensor, noise: Tensor) -> Tensor:
+        return g
+
+    def loss(self, h: Tensor, g: Tensor) -> Tensor:
+        """None."""
+        return h.new_zeros(())
+
+
 class LatentDiffusion(nn.Module):
     """An encoder (see :mod:`diffkit.graphs.lightgcn`): LightGCN by the target relation, and a translation of the rest.
 

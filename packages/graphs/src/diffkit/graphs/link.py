@@ -1,9 +1,13 @@
 """New edges of a relation: embeddings learnt by ranking the edges there are, and the pairs of highest score.
 
 Bayesian personalised ranking (Rendle et al. 2009, 1205.2618): of an edge u -> v and a node w drawn at random, the loss
-is -log sigmoid(<u, v> - <u, w>). Edges are taken fold by fold, and each is predicted from a graph that does not hold
-it. Otherwise a node of one edge would be known by that edge alone, as it never is when a new one is asked for. Every
-target has a bias, by which a node of which nothing is known gets what is popular.
+is -log sigmoid(s(u, v) - s(u, w)), s being <u, v> and a bias of v. Where w is drawn in proportion to q(w), the best s
+is log p(v | u) - log q(v). Here q is how popular a node is, the edges to it and one more: what is learnt is what
+popularity does not say, against the nodes that are hard to tell apart, and log q is added where nodes are ranked, as
+the softmax of samples is corrected (Yi et al. 2019, RecSys). A node of which nothing is known gets what is popular.
+
+Edges are taken fold by fold, and each is predicted from a graph that does not hold it. Otherwise a node of one edge
+would be known by that edge alone, as it never is when a new one is asked for.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +19,9 @@ from torch.nn.functional import softplus
 
 from diffkit.core.types import lookup
 from diffkit.graphs.embedding import train
-from diffkit.graphs.hetero import Hetero
+from diffkit.graphs.hetero import Hetero, Relation
 from diffkit.graphs.hetero_split import EdgeSplit, folds, split_edges
-from diffkit.graphs.latent import LatentDiffusion
+from diffkit.graphs.latent import LatentDiffusion, Untouched
 from diffkit.graphs.lightgcn import LightGCN, RelationalGCN
 from diffkit.graphs.link_metrics import candidates, rank
 from diffkit.graphs.views import views
@@ -30,6 +34,9 @@ REGULAR = 1e-4
 """The weight of the squared rows of the table, as of LightGCN."""
 
 METHODS: dict[str, Callable[..., nn.Module]] = {
+    "fused": lambda graphs, target, count, **options: LatentDiffusion(
+        graphs, target, count, translation=Untouched(), **options
+    ),
     "diffusion": lambda graphs, target, count, **options: LatentDiffusion(graphs, target, count, **options),
     "lightgcn": lambda graphs, target, count, **options: LightGCN(
         [[e[target]] for e in graphs], count, **options
@@ -40,16 +47,19 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Biased(nn.Module):
-    """An encoder, and a bias for each target."""
+    """An encoder, and a bias for each target, beside its ``popularity`` in every graph, ``[graphs, targets]``."""
 
-    def __init__(self, encoder: nn.Module, targets: int):
+    popularity: Tensor
+
+    def __init__(self, encoder: nn.Module, popularity: Tensor):
         super().__init__()
         self.encoder = encoder
-        self.table = nn.Parameter(torch.zeros(targets))
+        self.table = nn.Parameter(torch.zeros(popularity.shape[1]))
+        self.register_buffer("popularity", popularity, persistent=False)
 
-    def score(self, u: Tensor, v: Tensor, targets: Tensor) -> Tensor:
-        """Of embeddings ``u`` and ``v`` ``[n, width]``, the second of ``targets`` ``[n]``: ``[n]``."""
-        return (u * v).sum(-1) + self.table[targets]
+    def bias(self) -> Tensor:
+        """Of all targets in the whole graph, ``[targets]``."""
+        return self.table + self.popularity[0].log()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +98,11 @@ def fit(
     split: EdgeSplit,
     name: str,
     *,
-    method: str | Callable[..., nn.Module] = "diffusion",
+    method: str | Callable[..., nn.Module] = "fused",
     width: int = 64,
     layers: int = 3,
     steps: int = 200,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.02,
     seed: int = 0,
     device: str | torch.device = "cpu",
     watch: Callable[[Linked], None] | None = None,
@@ -117,12 +127,14 @@ def fit(
     table = views(split.graph, relation.source, relation.target)
     parts = folds(split.graph, name, seed=seed)
     graphs = [table.edges, *(views(f.graph, relation.source, relation.target).edges for f in parts)]
+    seen, count = [split.graph, *(f.graph for f in parts)], table.targets.stop - table.targets.start
+    popularity = torch.stack([_popularity(graph.relations[name], count) for graph in seen])
     same, known = relation.source == relation.target, torch.cat([split.train, split.valid, split.test], 1)
     step = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = make(graphs, name, table.count, width=width, layers=layers)
-        model = Biased(encoder, table.targets.stop - table.targets.start).to(device)
+        model = Biased(encoder, popularity).to(device)
         queries = split.valid[0].unique()
         queries = queries[torch.randperm(len(queries))[:QUERIES]]
         asked = split.valid[:, torch.isin(split.valid[0], queries)]
@@ -133,18 +145,18 @@ def fit(
             step += 1
             edges = parts[part].edges
             source, right = edges[:, torch.randperm(edges.shape[1])[:BATCH]].to(device)
-            wrong = torch.randint(len(model.table), source.shape, device=device)
+            wrong = torch.multinomial(model.popularity[part + 1], len(source), replacement=True)
             places = source + table.sources.start, right + table.targets.start, wrong + table.targets.start
             z, own = encoder(torch.cat(places), part + 1)
             u, v, w = z.chunk(3)
-            ranking = softplus(model.score(u, w, wrong) - model.score(u, v, right)).mean()
+            ranking = softplus((u * (w - v)).sum(-1) + model.table[wrong] - model.table[right]).mean()
             return ranking + own + REGULAR * z.square().sum(-1).mean()
 
         @torch.no_grad()
         def found() -> Linked:
             z = encoder(torch.arange(table.count, device=device))[0]
             u, v = z[table.sources], z[table.targets]
-            u, v = torch.cat([u, torch.ones_like(u[:, :1])], 1), torch.cat([v, model.table[:, None]], 1)
+            u, v = torch.cat([u, torch.ones_like(u[:, :1])], 1), torch.cat([v, model.bias()[:, None]], 1)
             return Linked(u.cpu(), v.cpu(), known, same)
 
         def check() -> float:
@@ -157,3 +169,8 @@ def fit(
         train(model, loss, steps=steps, learning_rate=learning_rate, check=asks, advance=advance)
         last = found()
     return replace(last, valid=last.rank(asked, split.train)) if asks else last
+
+
+def _popularity(relation: Relation, count: int) -> Tensor:
+    """One more than the edges to each of ``count`` targets."""
+    return torch.ones(count).index_add(0, relation.edges[1], torch.ones(relation.edges.shape[1]))
