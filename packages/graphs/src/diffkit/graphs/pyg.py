@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def _geometric() -> ModuleType:
     try:
-        import torch_geometric.data
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it still compiles by torch.jit
+            import torch_geometric.data
     except ImportError as error:
         raise ValueError("HeteroData needs torch_geometric: `pip install diffkit-graphs[pyg]`.") from error
     return torch_geometric.data
