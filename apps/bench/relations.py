@@ -269,10 +269,11 @@ def tables(store: Mapping[str, Any]) -> str:
         "# Relations",
         "",
         "Test edges are a tenth of the relation, another tenth says when to stop; no relation joins their ends in "
-        "training. All nodes are ranked. Classes are those of a fifth of the nodes, by a linear head on the same "
-        f"embeddings, of width {WIDTH}. `apps/bench/relations.py` says how. Where there are several seeds, numbers are "
-        "means and standard deviations. Seconds are of one core. The last two columns are Recall@20 of "
-        f"{PEEKED} test nodes when validation chooses the step and when the test itself does.",
+        "training. All nodes are ranked. All rows learn against negatives drawn by popularity: `as published` says "
+        "only that LightGCN sees the edge that it predicts. Classes are those of a fifth of the nodes, by a linear "
+        f"head on the same embeddings, of width {WIDTH}. `apps/bench/relations.py` says how. Where there are several "
+        "seeds, numbers are means and standard deviations. Seconds are of one core. The last two columns are "
+        f"Recall@20 of {PEEKED} test nodes when validation chooses the step and when the test itself does.",
     ]
     runs: dict[str, Any] = store["runs"]
     for which, size in store["sets"].items():
