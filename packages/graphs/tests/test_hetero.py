@@ -9,7 +9,7 @@ import torch
 from torch_geometric import data
 
 from diffkit.graphs import hetero_files
-from diffkit.graphs.hetero import Hetero, Relation, relate, typed
+from diffkit.graphs.hetero import Hetero, Relation, only, relate, typed
 from diffkit.graphs.pyg import from_pyg, to_pyg
 
 
@@ -143,6 +143,15 @@ def test_other_files_of_torch(tmp_path: Path, thing: object, says: str) -> None:
     (tmp_path / "x.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="no HeteroData of tensors"):
         hetero_files.read(tmp_path / "x.pt")
+
+
+def test_what_needs_no_name() -> None:
+    assert only(None, {"book": 1}, "kind") == "book"
+    assert only("book", {"book": 1, "author": 2}, "kind") == "book"
+    with pytest.raises(ValueError, match="say which kind is meant: there are book, author"):
+        only(None, {"book": 1, "author": 2}, "kind")
+    with pytest.raises(ValueError, match="the graph has no kind"):
+        only(None, {}, "kind")
 
 
 def test_without_torch_geometric(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,7 +266,7 @@ def classify(
     if steps < 1:
         raise ValueError(f"ask for at least one step, not {steps}.")
     known, where = hetero_files.read(graph), pick_device(device)
-    kind = only(node, known.attributes, "kind")
+    kind = only(node, known.attributes, "kind of nodes with attributes")
     name = only(attribute, known.attributes.get(kind, {}), f"attribute of {kind}")
     words = known.attribute(kind, name)
     labelled(known, kind, name)

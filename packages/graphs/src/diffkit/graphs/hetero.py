@@ -101,9 +101,13 @@ class Hetero:
 
 
 def only(name: str | None, table: Mapping[str, object], kind: str) -> str:
-    """``name``, or the only one of ``table``. ValueError, which names all of a ``kind``, where there are several."""
-    if name is None and len(table) != 1:
-        raise ValueError(f"say which {kind} is meant: there are {', '.join(table) or 'none'}.")
+    """``name``, or the only one of ``table``. ValueError, which names all of a ``kind``, where there are several, and
+    where there is none.
+    """
+    if name is None and len(table) > 1:
+        raise ValueError(f"say which {kind} is meant: there are {', '.join(table)}.")
+    if name is None and not table:
+        raise ValueError(f"the graph has no {kind}.")
     return next(iter(table)) if name is None else name
 
 
