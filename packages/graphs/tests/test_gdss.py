@@ -357,3 +357,18 @@ class TestSampling:
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match="lacks 'schedule'"):
             checkpoints.load(tmp_path)
+
+
+def test_each_network_has_its_own_clipping() -> None:
+    """As they are trained apart; one norm of both would let the larger gradient shrink the other."""
+    task = GDSSTask(GDSS(features=4, width=8, depth=1, layers=2), VP(0.1, 1.0), VP(0.1, 1.0))
+    optimizer = torch.optim.SGD(task.parameters(), 0.0)
+    parts = list(task.network.children())
+    assert len(parts) == 2
+    for part, size in zip(parts, (5.0, 500.0), strict=True):
+        for parameter in part.parameters():
+            parameter.grad = size * torch.ones_like(parameter)
+    task.configure_gradient_clipping(optimizer, 1.0)
+    for part in parts:
+        norm = torch.stack([p.grad.norm() for p in part.parameters() if p.grad is not None]).norm()
+        assert float(norm) == pytest.approx(1, rel=1e-4)
