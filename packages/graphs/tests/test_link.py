@@ -229,12 +229,13 @@ def test_a_new_translation_is_the_auxiliary_embedding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "least"), [("fused", 0.85), ("diffusion", 0.95), ("rgcn", 0.6), ("lightgcn", 0.34)]
+    ("method", "least"), [("fused", 0.85), ("diffusion", 0.95), ("rgcn", 0.6), ("lightgcn", 0.4)]
 )
 def test_every_method_finds_the_genre(method: str, least: float) -> None:
     """Of the eight films of highest score for each person, how many are of its genre: by chance a third.
 
-    Four seeds gave more than 0.9, 0.98, 0.68 and 0.35; LightGCN sees at most two edges of a person.
+    This seed gave 1, 1, 0.98 and 0.45, three others more than 0.9, 0.98, 0.68 and 0.35; LightGCN sees at most two edges
+    of a person.
     """
     graph = groups()
     split = split_edges(graph, "likes", valid=0.1, test=0.2, seed=1)

@@ -37,7 +37,7 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "fused": lambda graphs, target, count, **options: LatentDiffusion(
         graphs, target, count, translation=Untouched(), **options
     ),
-    "diffusion": lambda graphs, target, count, **options: LatentDiffusion(graphs, target, count, **options),
+    "diffusion": LatentDiffusion,
     "lightgcn": lambda graphs, target, count, **options: LightGCN(
         [[e[target]] for e in graphs], count, **options
     ),
